@@ -1,0 +1,146 @@
+"""What the core asks of an array library, and how it looks at its arguments."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from array_api_compat import (
+    array_namespace,
+    device,
+    is_array_api_obj,
+    is_cupy_array,
+    is_dask_array,
+    is_jax_array,
+    is_numpy_array,
+    is_torch_array,
+)
+
+Array = Any
+"""An array of any supported library; the array API has no type that every one of them declares."""
+
+Namespace = Any
+
+
+def is_array(x: object) -> bool:
+    """Whether x decides which library computes: NumPy's scalars and Python's numbers go with any."""
+    return is_array_api_obj(x) and not isinstance(x, np.generic)
+
+
+def namespace(**arguments: object) -> Namespace:
+    """The array API namespace that the named arguments share; numbers and sequences go with any."""
+    arrays = {name: x for name, x in arguments.items() if is_array(x)}
+    if not arrays:
+        return array_namespace(np.empty(0))
+    try:
+        return array_namespace(*arrays.values())
+    except TypeError as error:
+        kinds = ", ".join(
+            f"{name} is a {type(x).__module__}.{type(x).__name__}" for name, x in arrays.items()
+        )
+        raise TypeError(f"arrays of different libraries: {kinds}; convert them to one kind first") from error
+
+
+def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> Array:
+    """x as a real floating array; integers are promoted, and numbers take the dtype and device of `like`."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be ignored; pass {name}.compressed() or fill it"
+        )
+    if is_array(x):
+        array: Array = x
+    else:
+        place = {} if like is None else {"device": device(like)}
+        try:
+            host = np.asarray(x)
+        except ValueError as error:
+            raise TypeError(f"{name} cannot be read as an array of numbers: {error}") from error
+        if host.dtype.kind not in "biufc":
+            raise TypeError(f"{name} must hold real numbers, got {type(x).__name__} of dtype {host.dtype}")
+        if like is not None and host.dtype.kind != "c":
+            return xp.asarray(host.tolist(), dtype=like.dtype, **place)
+        array = xp.asarray(host, **place)
+    if xp.isdtype(array.dtype, "real floating"):
+        return array
+    if xp.isdtype(array.dtype, ("bool", "integral")):
+        return xp.astype(array, xp.__array_namespace_info__().default_dtypes()["real floating"])
+    raise TypeError(
+        f"{name} must hold real numbers, got dtype {array.dtype}; take its real part or its absolute value"
+    )
+
+
+def at_least_single(x: Array, xp: Namespace) -> Array:
+    """Half precision widened to float32: sums of squares need the exponent range."""
+    return xp.astype(x, xp.float32) if xp.finfo(x.dtype).bits < 32 else x
+
+
+def statistics_dtype(x: Array, xp: Namespace) -> Any:
+    """float64 on the CPU; float32 or better elsewhere."""
+    if is_torch_array(x):
+        return xp.float64 if x.dtype == xp.float64 or x.device.type == "cpu" else xp.float32
+    if is_jax_array(x):  # float64 exists only where the user has switched it on
+        return xp.result_type(x.dtype, xp.__array_namespace_info__().default_dtypes()["real floating"])
+    return xp.float64
+
+
+def can_look(x: Array) -> bool:
+    """Whether reading x's values is free: on the host, and not being traced, transformed or deferred."""
+    if is_torch_array(x):
+        import torch
+
+        return (
+            x.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        )
+    if is_jax_array(x):
+        import jax
+
+        return not isinstance(x, jax.core.Tracer) and device(x).platform == "cpu"
+    return not (is_cupy_array(x) or is_dask_array(x))
+
+
+def nonnegative(name: str, x: Array, xp: Namespace) -> Array:
+    """x, with a negative entry as an error; as NaN where looking would stall a device or break a trace."""
+    if can_look(x):
+        if bool(xp.any(x < 0)):
+            raise ValueError(f"{name} must not be negative, got {float(xp.min(x)):g}")
+        return x
+    return xp.where(x < 0, xp.asarray(math.nan, dtype=x.dtype, device=device(x)), x)
+
+
+def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool = False) -> float:
+    """x as a float above zero and at least `minimum`."""
+    try:
+        value = float(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a number, got {type(x).__name__}") from error
+    if not (value > 0 and value >= minimum and (infinite or math.isfinite(value))):
+        bound = f"at least {minimum:g}" if minimum > 0 else "above 0"
+        raise ValueError(f"{name} must be {bound}{'' if infinite else ' and finite'}, got {value:g}")
+    return value
+
+
+def check_channels(**arrays: Array) -> None:
+    """The arguments' last axes must agree (a scalar goes with any) and their leading axes must broadcast."""
+    shapes = {name: tuple(x.shape) for name, x in arrays.items()}
+    described = ", ".join(f"{name} has shape {shape}" for name, shape in shapes.items())
+    if len({shape[-1] for shape in shapes.values() if shape}) > 1:
+        raise ValueError(f"different numbers of channels (last axis): {described}")
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError as error:
+        raise ValueError(f"leading axes do not broadcast: {described}") from error
+
+
+def check_vector(name: str, x: Array) -> None:
+    """A vector of channels, or a stack of them."""
+    if x.ndim < 1 or x.shape[-1] == 0:
+        raise ValueError(
+            f"{name} must be a vector of channels (or a stack of vectors), got shape {tuple(x.shape)}"
+        )
+
+
+def is_numpy(x: object) -> bool:
+    return isinstance(x, np.ndarray) and is_numpy_array(x)

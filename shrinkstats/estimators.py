@@ -1,0 +1,278 @@
+"""The rules a normalization layer can use: Moments in, (center, scale) out.
+
+Every rule is a frozen dataclass, called with ``(moments, prior=None, eps=1e-5)``. A rule of your own is a
+subclass of :class:`Estimator` with a method :meth:`~Estimator.statistics`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from shrinkstats._arrays import Array, namespace, positive_number
+from shrinkstats.mean import shrink, shrink_by_channels
+from shrinkstats.moments import Moments, Statistics
+from shrinkstats.prior import Prior, SamplingNoise, as_prior, blend, stein_blend
+from shrinkstats.regularized import STRENGTH, lasso_statistics, ridge_statistics
+from shrinkstats.variance import shrink_variances
+
+__all__ = [
+    "BatchStatistics",
+    "Estimator",
+    "Lasso",
+    "PriorBlend",
+    "Ridge",
+    "RobustNorm",
+    "Stein",
+    "SteinBlend",
+]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """Base of all rules.
+
+    Subclasses define :meth:`statistics`; those whose second statistic is not a variance also override
+    :meth:`scale` and :meth:`tracked`.
+    """
+
+    def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
+        """What the layer normalizes with and its running buffers follow: center, and variance or range."""
+        raise NotImplementedError(f"{type(self).__name__} must define statistics(moments, prior)")
+
+    def scale(self, spread: Array, eps: float) -> Array:
+        """What the centered data are divided by: sqrt(variance + eps)."""
+        return namespace(spread=spread).sqrt(spread + eps)
+
+    def tracked(self, spread: Array, count: int) -> Array:
+        """What running_var follows: the variance times count / (count - 1), as in PyTorch."""
+        return spread * (count / (count - 1))
+
+    def __call__(self, moments: Moments, prior: Any = None, eps: float = 1e-5) -> tuple[Array, Array]:
+        """Center and scale, vectors of shape (c,).
+
+        Parameters
+        ----------
+        moments : Moments
+            Of the batch.
+        prior : Statistics, Prior or Moments, optional
+            Training statistics, for the rules that blend with them.
+        eps : float
+            Added to the variance before the square root.
+
+        Raises
+        ------
+        ValueError
+            If nothing was counted, or the rule needs a prior and got none.
+        """
+        if not isinstance(moments, Moments):
+            raise TypeError(
+                f"{type(self).__name__} takes Moments (shrinkstats.moments(x)), got {type(moments).__name__}"
+            )
+        if not moments.count:
+            raise ValueError("the moments are empty: there is nothing to estimate from")
+        center, spread = self.statistics(moments, None if prior is None else as_prior(prior))
+        return center, self.scale(spread, eps)
+
+
+@dataclass(frozen=True)
+class BatchStatistics(Estimator):
+    """The sample mean and variance, as plain batch norm takes them (Ioffe & Szegedy 2015)."""
+
+    def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
+        """The sample mean and variance (ddof=0)."""
+        return Statistics(moments.mean, moments.var())
+
+
+@dataclass(frozen=True)
+class Stein(Estimator):
+    """Stein-shrunken mean and variance.
+
+    Parameters
+    ----------
+    mean : {"sampling", "channel", None}
+        :func:`shrinkstats.james_stein` towards zero with the sampling variance of each mean (Bock's factor),
+        :func:`shrinkstats.channel_james_stein`, or the sample mean.
+    var : {"gamma", "channel", None}
+        :func:`shrinkstats.gamma_stein` of the observations per channel, the formula of
+        :func:`shrinkstats.channel_james_stein` applied to the variances, or the sample variance.
+
+    References
+    ----------
+    James & Stein (1961); Bock (1975); DasGupta (1986); arXiv 2507.08261 for their use in batch norm.
+    """
+
+    mean: str | None = "sampling"
+    var: str | None = "gamma"
+
+    def __post_init__(self) -> None:
+        if self.mean not in ("sampling", "channel", None):
+            raise ValueError(f'mean must be "sampling", "channel" or None, got {self.mean!r}')
+        if self.var not in ("gamma", "channel", None):
+            raise ValueError(f'var must be "gamma", "channel" or None, got {self.var!r}')
+
+    @classmethod
+    def published(cls) -> Stein:
+        """The formulas of arXiv 2507.08261: noise of the means from the spread between channels."""
+        return cls(mean="channel", var="gamma")
+
+    def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
+        """The shrunken mean and variance."""
+        mean, var = moments.mean, moments.var()
+        xp = namespace(mean=mean)
+        if self.mean == "sampling":
+            mean = shrink(mean, moments.noise, xp).estimate
+        elif self.mean == "channel":
+            mean = shrink_by_channels(mean, xp).estimate
+        if self.var == "gamma":
+            var = shrink_variances(var, moments.count, xp)
+        elif self.var == "channel":
+            var = shrink_by_channels(var, xp).estimate
+        return Statistics(mean, var)
+
+
+@dataclass(frozen=True)
+class RobustNorm(Estimator):
+    """Center by the mean, divide by a power of the range: (x - mean) / ((max - min)^power + eps).
+
+    Parameters
+    ----------
+    power : float
+        Above 0; 0.2 as published. By Popoviciu's inequality the range is at least twice the standard deviation.
+
+    References
+    ----------
+    ICLR 2020 submission "Towards an adversarially robust normalization approach".
+    """
+
+    power: float = 0.2
+
+    def __post_init__(self) -> None:
+        positive_number("power", self.power)
+
+    def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
+        """The sample mean and the range."""
+        return Statistics(moments.mean, moments.maximum - moments.minimum)
+
+    def scale(self, spread: Array, eps: float) -> Array:
+        """range^power + eps."""
+        return spread**self.power + eps
+
+    def tracked(self, spread: Array, count: int) -> Array:
+        """The range itself."""
+        return spread
+
+
+@dataclass(frozen=True)
+class Ridge(Estimator):
+    """:func:`shrinkstats.ridge` with N the observations per channel.
+
+    Parameters
+    ----------
+    strength : float
+        lambda, at least 0.
+
+    References
+    ----------
+    A baseline of arXiv 2507.08261.
+    """
+
+    strength: float = STRENGTH
+
+    def __post_init__(self) -> None:
+        _check_strength(self.strength)
+
+    def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
+        """The ridge estimates of mean and variance."""
+        return ridge_statistics(Statistics(moments.mean, moments.var()), moments.count, self.strength)
+
+
+@dataclass(frozen=True)
+class Lasso(Estimator):
+    """:func:`shrinkstats.soft_threshold` with N the observations per channel.
+
+    Parameters
+    ----------
+    strength : float
+        lambda, at least 0.
+
+    References
+    ----------
+    A baseline of arXiv 2507.08261.
+    """
+
+    strength: float = STRENGTH
+
+    def __post_init__(self) -> None:
+        _check_strength(self.strength)
+
+    def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
+        """The soft-thresholded mean and variance."""
+        xp = namespace(mean=moments.mean)
+        return lasso_statistics(Statistics(moments.mean, moments.var()), moments.count, self.strength, xp)
+
+
+@dataclass(frozen=True)
+class PriorBlend(Estimator):
+    """:func:`shrinkstats.blend` with the training statistics; n is the number of samples in the batch.
+
+    Parameters
+    ----------
+    strength : float
+        N, the pseudo sample size of the training statistics, from 0 to infinity.
+
+    References
+    ----------
+    Schneider, Rusak et al. (2020), eq. 3.
+    """
+
+    strength: float
+
+    def __post_init__(self) -> None:
+        _check_strength(self.strength, infinite=True)
+
+    def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
+        """The blend of both."""
+        source = _required(self, prior)
+        return blend(Statistics(source.mean, source.var), moments, n=moments.samples, strength=self.strength)
+
+
+@dataclass(frozen=True)
+class SteinBlend(Estimator):
+    """:func:`shrinkstats.stein_blend` with the training statistics: no strength to choose.
+
+    The noise is the prior's, where it was calibrated (:class:`shrinkstats.Prior`), else the batch's own estimate,
+    which is poor for two samples and too small for one.
+
+    Parameters
+    ----------
+    kappa : float
+        Factor on the noise; 1 is Stein's.
+    """
+
+    kappa: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kappa != 0:
+            positive_number("kappa", self.kappa)
+
+    def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
+        """The blend of both."""
+        source = _required(self, prior)
+        noise: SamplingNoise | Array = moments.noise if source.noise is None else source.noise
+        return stein_blend(Statistics(source.mean, source.var), moments, noise=noise, kappa=self.kappa)
+
+
+def _required(estimator: Estimator, prior: Prior | None) -> Prior:
+    if prior is None:
+        raise ValueError(
+            f"{estimator} blends with training statistics: pass prior=Statistics(mean, var) "
+            "(a layer needs track_running_stats=True)"
+        )
+    return prior
+
+
+def _check_strength(strength: float, *, infinite: bool = False) -> None:
+    if not (strength >= 0 and (infinite or math.isfinite(strength))):
+        raise ValueError(f"strength must be at least 0{'' if infinite else ' and finite'}, got {strength}")

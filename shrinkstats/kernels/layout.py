@@ -1,0 +1,98 @@
+"""Where the elements of each channel lie: any strided array as a grid of (sample, channel, row, run).
+
+Kernels see an array as one flat stretch of memory. Slices along the sample and channel axes start at fixed
+steps; within one of them, `rows` lists the offsets of runs of `length` elements, `step` apart. All numbers are
+in elements. Axes are merged where memory allows, so a C-ordered or channels-last array has a single run.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+
+class Walk(NamedTuple):
+    """How to walk through one array: steps between samples, channels and neighbours of a run; offsets of runs."""
+
+    sample: int
+    channel: int
+    step: int
+    rows: NDArray[np.int64]
+
+    @property
+    def steps(self) -> tuple[int, int, int]:
+        return self[:3]
+
+
+class Layout(NamedTuple):
+    """The grid, and a walk for each of the arrays that share it."""
+
+    samples: int
+    channels: int
+    length: int
+    walks: tuple[Walk, ...]
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether neighbours in memory are channels (channels-last), in all arrays."""
+        return all(walk.channel == 1 and (walk.step != 1 or self.length == 1) for walk in self.walks)
+
+
+def backwards(x: NDArray[Any]) -> tuple[slice, ...]:
+    """The index that turns around every axis that runs backwards in memory: no statistic minds."""
+    return tuple(slice(None, None, -1 if stride < 0 else 1) for stride in x.strides)
+
+
+def flat(x: NDArray[Any]) -> tuple[NDArray[Any], tuple[int, ...]]:
+    """The memory of an array without negative strides, and its strides there; copies only odd byte strides."""
+    if any(stride % x.itemsize for stride in x.strides):
+        x = np.ascontiguousarray(x)
+    strides = tuple(
+        0 if n == 1 else stride // x.itemsize for n, stride in zip(x.shape, x.strides, strict=True)
+    )
+    if x.flags.c_contiguous:
+        return x.reshape(-1), strides
+    extent = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, strides, strict=True))
+    return as_strided(x, shape=(extent,), strides=(x.itemsize,), writeable=x.flags.writeable), strides
+
+
+def outermost(shape: tuple[int, ...], strides: tuple[int, ...], axis: int) -> int | None:
+    """The axis to walk along last: the one of the largest step, other than the channels'."""
+    others = [i for i in range(len(shape)) if i != axis and shape[i] > 1]
+    return max(others, key=lambda i: strides[i], default=None)
+
+
+@lru_cache(maxsize=1024)
+def layout(
+    shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: int, sample_axis: int | None
+) -> Layout:
+    """The grid of arrays of one shape; without a sample axis everything is one sample."""
+    others = [i for i in range(len(shape)) if i not in (axis, sample_axis)]
+    runs = _merge([(shape[i], *(s[i] for s in strides)) for i in others if shape[i] > 1])
+    length, *steps = runs.pop() if runs else (1, *(0 for _ in strides))
+    points = list(product(*(range(run[0]) for run in runs)))
+    walks = []
+    for k, s in enumerate(strides):
+        rows = np.array(
+            [sum(i * run[k + 1] for i, run in zip(point, runs, strict=True)) for point in points], np.int64
+        )
+        rows.flags.writeable = False
+        walks.append(Walk(0 if sample_axis is None else s[sample_axis], s[axis], steps[k], rows))
+    return Layout(1 if sample_axis is None else shape[sample_axis], shape[axis], length, tuple(walks))
+
+
+def _merge(axes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Axes as (size, stride in each array), outermost first, neighbours in memory made one."""
+    merged: list[tuple[int, ...]] = []
+    for axis in sorted(axes, key=lambda a: a[1:], reverse=True):
+        if merged and all(
+            outer == axis[0] * inner for outer, inner in zip(merged[-1][1:], axis[1:], strict=True)
+        ):
+            axis = (merged.pop()[0] * axis[0], *axis[1:])
+        merged.append(axis)
+    return merged

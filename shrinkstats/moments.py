@@ -1,0 +1,286 @@
+"""What a batch says about each channel: counts, means, squared deviations and extremes, as a mergeable value."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_api_compat import device
+
+from shrinkstats import kernels
+from shrinkstats._arrays import (
+    Array,
+    Namespace,
+    as_real,
+    check_channels,
+    is_numpy,
+    namespace,
+    nonnegative,
+    statistics_dtype,
+)
+
+
+class Statistics(NamedTuple):
+    """A mean and a variance per channel.
+
+    Attributes
+    ----------
+    mean, var : array of shape (..., c)
+        The vectors of channels. Variances are what normalizes: ddof=0 where they come from data.
+    """
+
+    mean: Array
+    var: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Statistics of a batch, per channel; ``a + b`` are those of both batches together.
+
+    Addition is commutative and associative up to rounding, with :meth:`Moments.empty` as its zero, so that
+    moments of parts (a stream, the chunks of a large array, the ranks of a cluster) merge into those of the
+    whole, in any order.
+
+    Attributes
+    ----------
+    count : int
+        Observations per channel.
+    samples : int
+        Independent samples (images) they come from.
+    mean : array of shape (c,)
+        Sample means.
+    m2 : array of shape (c,)
+        Sums of squared deviations from the mean.
+    minimum, maximum : array of shape (c,)
+        Extremes; infinity and minus infinity where nothing was counted.
+    sample_weight : float
+        Sum over samples of the squared number of observations in each. With `sample_mean` and `sample_m2`,
+        the mean and the sum of squared deviations of the samples' means under these weights, it makes `noise`
+        mergeable when samples differ in size.
+    sample_mean, sample_m2 : array of shape (c,)
+        See `sample_weight`.
+
+    References
+    ----------
+    Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance", for the merge.
+
+    Examples
+    --------
+    >>> import numpy as np, shrinkstats
+    >>> x = np.arange(24.0).reshape(4, 2, 3)
+    >>> whole = shrinkstats.moments(x[:1]) + shrinkstats.moments(x[1:])
+    >>> print(whole.mean, whole.var(), whole.noise)
+    [10. 13.] [45.66666667 45.66666667] [15. 15.]
+    """
+
+    count: int
+    samples: int
+    mean: Array
+    m2: Array
+    minimum: Array
+    maximum: Array
+    sample_weight: float
+    sample_mean: Array
+    sample_m2: Array
+
+    @classmethod
+    def empty(cls, channels: int) -> Moments:
+        """The moments of nothing: adding them changes nothing.
+
+        Parameters
+        ----------
+        channels : int
+            The number of channels, at least 1.
+
+        Raises
+        ------
+        ValueError
+            If `channels` is below 1.
+        """
+        if operator.index(channels) < 1:
+            raise ValueError(f"channels must be at least 1, got {channels}")
+        zero, nan = np.zeros(channels), np.full(channels, math.nan)
+        return cls(0, 0, nan, zero, zero + math.inf, zero - math.inf, 0.0, nan, zero)
+
+    def var(self, ddof: int = 0) -> Array:
+        """Variances: the sum of squared deviations over count - ddof.
+
+        Parameters
+        ----------
+        ddof : int
+            0 (the default, as `numpy.var`; it normalizes in every batch norm) or 1 (unbiased; PyTorch's
+            ``correction=1`` and what its running variances follow).
+
+        Returns
+        -------
+        array of shape (c,)
+            NaN where count does not exceed `ddof`.
+        """
+        divisor = self.count - ddof
+        return self.m2 / divisor if divisor > 0 else self.m2 * math.nan
+
+    @property
+    def noise(self) -> Array:
+        r"""Estimated sampling variance of `mean`, from the dispersion of the samples' means.
+
+        Observations within one sample (the pixels of an image) are not independent; samples are. For S > 1
+        samples of equal size it is :math:`\sum_s (m_s - m)^2 / (S (S - 1))`, the cluster-robust variance; samples
+        of other sizes count by their squared weight. A single sample falls back on ``var(ddof=1) / count``, as
+        if its elements were independent, which as a rule is too small. A single observation gives NaN.
+        """
+        if self.samples < 2:
+            return self.var(ddof=1) / self.count if self.count else self.m2 * math.nan
+        offset = self.sample_mean - self.mean
+        squares = self.sample_m2 + self.sample_weight * offset * offset
+        return squares / self.count / self.count * (self.samples / (self.samples - 1))
+
+    def __add__(self, other: Moments) -> Moments:
+        if not isinstance(other, Moments):
+            return NotImplemented
+        check_channels(left=self.mean, right=other.mean)
+        if not other.count or not self.count:
+            return self if self.count else other
+        xp = namespace(left=self.mean, right=other.mean)
+        mean, m2 = _merge(self.count, self.mean, self.m2, other.count, other.mean, other.m2)
+        sample_mean, sample_m2 = _merge(
+            self.sample_weight, self.sample_mean, self.sample_m2,
+            other.sample_weight, other.sample_mean, other.sample_m2,
+        )  # fmt: skip
+        return Moments(
+            count=self.count + other.count,
+            samples=self.samples + other.samples,
+            mean=mean,
+            m2=m2,
+            minimum=xp.minimum(self.minimum, other.minimum),
+            maximum=xp.maximum(self.maximum, other.maximum),
+            sample_weight=self.sample_weight + other.sample_weight,
+            sample_mean=sample_mean,
+            sample_m2=sample_m2,
+        )
+
+    def __radd__(self, other: Any) -> Moments:
+        """Let ``sum(parts)`` work, which starts from the number 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Moments({self.mean.shape[0]} channels, count={self.count}, samples={self.samples})"
+
+
+def _merge(
+    n_a: float, mean_a: Array, m2_a: Array, n_b: float, mean_b: Array, m2_b: Array
+) -> tuple[Array, Array]:
+    """Chan's formula: mean and sum of squared deviations of two weighted groups together."""
+    share = n_b / (n_a + n_b)
+    difference = mean_b - mean_a
+    return mean_a + difference * share, m2_a + m2_b + difference * difference * (n_a * share)
+
+
+def moments(x: Array, *, axis: int = 1, sample_axis: int | None = 0) -> Moments:
+    """Count, mean, squared deviations, extremes and sampling noise per channel, in one read of the data.
+
+    Parameters
+    ----------
+    x : array
+        Data of any number of axes; float16, bfloat16, float32 or float64, or integers, which are promoted.
+        NumPy arrays of any strides are read in place.
+    axis : int
+        The axis of the channels; statistics are over all others.
+    sample_axis : int or None
+        Slices along it are independent samples (images): the noise of the mean comes from their dispersion.
+        None makes every element its own sample.
+
+    Returns
+    -------
+    Moments
+        Vectors of the kind and on the device of `x`: float64 on a CPU, float32 or better elsewhere. An array
+        without observations gives what :meth:`Moments.empty` gives. NaN in a channel makes that channel NaN.
+
+    Raises
+    ------
+    ValueError
+        If an axis does not exist, both axes are the same, or there are no channels.
+    TypeError
+        If the data are not real numbers.
+
+    Notes
+    -----
+    Variances are computed around a point close to the data, never as a difference of large squares, so data far
+    from zero lose nothing.
+
+    Examples
+    --------
+    >>> import numpy as np, shrinkstats
+    >>> images = np.random.default_rng(0).normal(5.0, 2.0, size=(8, 3, 16, 16)).astype(np.float32)
+    >>> m = shrinkstats.moments(images)
+    >>> m
+    Moments(3 channels, count=2048, samples=8)
+    >>> bool(abs(m.mean - 5).max() < 0.2), m.var().dtype
+    (True, dtype('float64'))
+    """
+    xp = namespace(x=x)
+    x = as_real("x", x, xp) if not (is_numpy(x) and kernels.supports(x)) else x
+    axis, sample_axis = check_axes(x, axis, sample_axis)
+    if math.prod(x.shape) == 0:
+        blank = Moments.empty(x.shape[axis])
+        place = {"dtype": statistics_dtype(x, xp), "device": device(x)}
+        vectors = {k: xp.asarray(v, **place) for k, v in vars(blank).items() if isinstance(v, np.ndarray)}
+        return Moments(count=0, samples=0, sample_weight=0.0, **vectors)
+    backend = kernels.backend(x)
+    count = math.prod(x.shape) // x.shape[axis]
+    if sample_axis is None:
+        mean, m2, low, high, _ = backend.moments(x, axis, None)
+        return Moments(count, count, mean, m2, low, high, float(count), mean, m2)
+    mean, m2, low, high, sample_m2 = backend.moments(x, axis, sample_axis)
+    samples = x.shape[sample_axis]
+    size = count // samples
+    weight = float(size) * size
+    return Moments(count, samples, mean, m2, low, high, weight * samples, mean, weight * sample_m2)
+
+
+def check_axes(x: Array, axis: int, sample_axis: int | None) -> tuple[int, int | None]:
+    """Both axes as non-negative numbers."""
+    shape = tuple(x.shape)
+
+    def resolve(name: str, value: int) -> int:
+        index = operator.index(value)
+        if not -len(shape) <= index < len(shape):
+            raise ValueError(f"{name}={value} is out of bounds for x of shape {shape}")
+        return index % len(shape)
+
+    axis = resolve("axis", axis)
+    if sample_axis is not None:
+        sample_axis = resolve("sample_axis", sample_axis)
+        if sample_axis == axis:
+            raise ValueError(
+                f"axis and sample_axis are both {axis}; pass sample_axis=None if there are no samples"
+            )
+    if shape[axis] == 0:
+        raise ValueError(f"x of shape {shape} has no channels along axis {axis}")
+    return axis, sample_axis
+
+
+def as_statistics(name: str, x: Any) -> Statistics:
+    """A (mean, var) pair from Statistics, Moments or any pair, checked."""
+    if isinstance(x, Moments):
+        return Statistics(x.mean, x.var())
+    mean, var = getattr(x, "mean", None), getattr(x, "var", None)
+    if not isinstance(x, tuple) or len(x) < 2:
+        raise TypeError(f"{name} must be Statistics(mean, var) or Moments, got {type(x).__name__}")
+    if mean is None or var is None:
+        mean, var = x
+    xp = namespace(**{f"{name}.mean": mean, f"{name}.var": var})
+    mean = as_real(f"{name}.mean", mean, xp)
+    var = nonnegative(f"{name}.var", as_real(f"{name}.var", var, xp), xp)
+    check_channels(**{f"{name}.mean": mean, f"{name}.var": var})
+    return Statistics(mean, var)
+
+
+def as_pair(source: Any, target: Any) -> tuple[Namespace, Statistics, Statistics]:
+    """Source and target statistics that go together."""
+    source, target = as_statistics("source", source), as_statistics("target", target)
+    xp = namespace(source=source.mean, target=target.mean)
+    check_channels(source=source.mean, target=target.mean)
+    return xp, source, target

@@ -1,0 +1,104 @@
+"""Normalize an array with any of the estimators."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from shrinkstats import kernels
+from shrinkstats._arrays import Array, as_real, at_least_single, is_numpy, namespace, positive_number
+from shrinkstats.estimators import Estimator
+from shrinkstats.moments import check_axes, moments
+
+
+def normalize(
+    x: Array,
+    estimator: Estimator,
+    *,
+    axis: int = 1,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    prior: Any = None,
+    eps: float = 1e-5,
+) -> Array:
+    """Batch normalization of an array: ``weight (x - center) / scale + bias``, statistics by `estimator`.
+
+    Parameters
+    ----------
+    x : array
+        Data; slices along the first axis that is not `axis` are independent samples.
+    estimator : Estimator
+        One of :mod:`shrinkstats.estimators`, for instance ``Stein()``.
+    axis : int
+        The axis of the channels.
+    weight, bias : array of shape (c,), optional
+        Affine parameters; 1 and 0 if left out.
+    prior : Statistics, Prior or Moments, optional
+        Statistics of the training data, for the estimators that blend with them.
+    eps : float
+        Added to variances before the square root (to the range's power for RobustNorm).
+
+    Returns
+    -------
+    array
+        Of the shape, dtype (integers: the default float), device and kind of `x`.
+
+    Raises
+    ------
+    ValueError
+        If `x` is empty, shapes do not match, or the estimator needs a prior and has none.
+    TypeError
+        If the data are not real numbers or `estimator` is not one.
+
+    References
+    ----------
+    Ioffe & Szegedy (2015), "Batch normalization".
+
+    Examples
+    --------
+    >>> import numpy as np, shrinkstats
+    >>> from shrinkstats.estimators import BatchStatistics
+    >>> x = np.random.default_rng(0).normal(5.0, 2.0, size=(8, 3, 16, 16))
+    >>> y = shrinkstats.normalize(x, BatchStatistics())
+    >>> print(abs(y.mean(axis=(0, 2, 3))).max() < 1e-12, y.var(axis=(0, 2, 3)).round(4))
+    True [1. 1. 1.]
+    """
+    if not isinstance(estimator, Estimator):
+        raise TypeError(
+            f"estimator must be one of shrinkstats.estimators, such as Stein(), got {estimator!r}"
+        )
+    eps = 0.0 if eps == 0 else positive_number("eps", eps)
+    xp = namespace(x=x, weight=weight, bias=bias)
+    x = x if is_numpy(x) and kernels.supports(x) else as_real("x", x, xp)
+    axis, _ = check_axes(x, axis, None)
+    if math.prod(x.shape) == 0:
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} is empty: there is nothing to estimate statistics from"
+        )
+    if x.ndim == 1:
+        m = moments(x, axis=axis, sample_axis=None)
+    else:
+        m = moments(x, axis=axis, sample_axis=1 if axis == 0 else 0)
+    center, scale = estimator(m, prior=prior, eps=eps)
+    slope = _channel_vector("weight", weight, center, xp) / scale if weight is not None else 1 / scale
+    pivot = xp.astype(xp.astype(center, _width(x, xp)), center.dtype)
+    shift = (pivot - center) * slope
+    if bias is not None:
+        shift = shift + _channel_vector("bias", bias, center, xp)
+    return kernels.backend(x).affine(x, axis, pivot, slope, shift)
+
+
+def _width(x: Array, xp: Any) -> Any:
+    """The dtype the affine pass computes in."""
+    if not xp.isdtype(x.dtype, "real floating"):
+        return xp.float64
+    return at_least_single(x, xp).dtype if xp.finfo(x.dtype).bits < 32 else x.dtype
+
+
+def _channel_vector(name: str, x: Array, like: Array, xp: Any) -> Array:
+    vector = as_real(name, x, xp, like=like)
+    if tuple(vector.shape) != tuple(like.shape):
+        raise ValueError(
+            f"{name} must have one entry per channel, shape {tuple(like.shape)}, got {tuple(vector.shape)}"
+        )
+    return vector

@@ -1,0 +1,210 @@
+"""Statistics of a batch blended with those of the training data."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from shrinkstats._arrays import Array, Namespace, as_real, check_channels, nonnegative, positive_number
+from shrinkstats.mean import shrinkage_factor
+from shrinkstats.moments import Moments, Statistics, as_pair, as_statistics
+
+
+class SamplingNoise(NamedTuple):
+    """How far the statistics of a batch scatter around the training data's without any shift.
+
+    Attributes
+    ----------
+    mean : array of shape (..., c)
+        Sampling variance of the batch mean.
+    sd, sd_bias : array of shape (..., c)
+        Variance and mean of sd_batch / sd_source - 1 over training batches of the size at hand.
+    """
+
+    mean: Array
+    sd: Array
+    sd_bias: Array
+
+
+class Prior(NamedTuple):
+    """Training statistics together with the noise to expect of a batch, as an estimator takes them.
+
+    Attributes
+    ----------
+    mean, var : array of shape (..., c)
+        The training statistics.
+    noise : SamplingNoise, array or None
+        What :func:`stein_blend` takes; None leaves it to the batch.
+    """
+
+    mean: Array
+    var: Array
+    noise: SamplingNoise | Array | None = None
+
+
+def blend(
+    source: Statistics | Moments, target: Statistics | Moments, *, n: float, strength: Array | float
+) -> Statistics:
+    r"""Blend batch statistics with training statistics, these counting as much as `strength` samples.
+
+    :math:`\frac{N}{N+n} \text{source} + \frac{n}{N+n} \text{target}` for mean and variance.
+
+    Parameters
+    ----------
+    source, target : Statistics or Moments
+        Training and batch statistics, vectors of shape (..., c).
+    n : float
+        Samples in the batch.
+    strength : float or array broadcastable to the vectors
+        N, the pseudo sample size of the training statistics: 0 gives the batch, infinity the training data.
+
+    Returns
+    -------
+    Statistics
+        Vectors of the kind and on the device of the arguments.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match, `n` is not positive, or `strength` or a variance is negative.
+    TypeError
+        If the statistics are not pairs of real arrays of one library.
+
+    References
+    ----------
+    Schneider, Rusak et al. (2020), "Improving robustness against common corruptions by covariate shift
+    adaptation", eq. 3.
+
+    Examples
+    --------
+    >>> import numpy as np, shrinkstats
+    >>> from shrinkstats import Statistics
+    >>> source, target = Statistics(np.zeros(2), np.ones(2)), Statistics(np.array([0.5, -1]), np.array([0.25, 3]))
+    >>> shrinkstats.blend(source, target, n=8, strength=16)
+    Statistics(mean=array([ 0.16666667, -0.33333333]), var=array([0.75      , 1.66666667]))
+    """
+    xp, source, target = as_pair(source, target)
+    weight = prior_weight(strength, positive_number("n", n), xp, like=source.mean)
+    check_channels(source=source.mean, strength=weight)
+    return Statistics(
+        weight * source.mean + (1 - weight) * target.mean,
+        weight * source.var + (1 - weight) * target.var,
+    )
+
+
+def prior_weight(strength: Array | float, n: float, xp: Namespace, *, like: Array) -> Array:
+    """N / (N + n), for N from 0 to infinity."""
+    strength = nonnegative("strength", as_real("strength", strength, xp, like=like), xp)
+    infinite = xp.isinf(strength)
+    finite = xp.where(infinite, xp.ones_like(strength), strength)
+    return xp.where(infinite, xp.ones_like(strength), finite / (finite + n))
+
+
+def stein_blend(
+    source: Statistics | Moments,
+    target: Statistics | Moments,
+    *,
+    noise: SamplingNoise | Array | float | None = None,
+    kappa: float = 1.0,
+) -> Statistics:
+    r"""Blend batch statistics with training statistics; how much is read off the data.
+
+    In units of the training data's standard deviation, :math:`d = (m_t - m_s)/\sigma_s` is the shift that was
+    seen and :math:`v` the shift that sampling alone would show. The batch's weight is Stein's
+    :math:`w = (1 - \kappa \sum_i v_i / \sum_i d_i^2)_+`:
+
+    .. math:: m = m_s + w (m_t - m_s), \qquad \sigma^2 = (1 - w')\, \sigma_s^2 + w' \sigma_t^2 .
+
+    With a plain `noise` :math:`w' = w`, which is :func:`blend` of strength :math:`n (1-w)/w`. With
+    :class:`SamplingNoise` the variance has a weight of its own, from :math:`e = \sigma_t/\sigma_s - 1 - b`:
+    :math:`w' = (1 - \kappa \sum_i u_i / \sum_i e_i^2)_+`, where b and u are `sd_bias` and `sd`.
+
+    Parameters
+    ----------
+    source, target : Statistics or Moments
+        Training and batch statistics, vectors of shape (..., c).
+    noise : SamplingNoise, array or float, optional
+        Sampling variance of `target`'s mean, in its squared units, or what calibration measured. Left out, it
+        is ``target.noise``, for which `target` must be Moments.
+    kappa : float
+        Factor on the noise; 1 is Stein's.
+
+    Returns
+    -------
+    Statistics
+        Vectors of the kind and on the device of the arguments.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match, a noise or variance is negative, or the noise is nowhere to be found.
+    TypeError
+        If the statistics are not pairs of real arrays of one library.
+
+    Notes
+    -----
+    This is an empirical-Bayes rule: the channels of a layer are strongly correlated, so no dominance is claimed.
+    Channels whose training variance is zero have no unit to measure a shift in; they do not vote on the weights.
+
+    References
+    ----------
+    New here; the blend is that of Schneider, Rusak et al. (2020), the weight James & Stein's (1961) with its
+    positive part.
+
+    Examples
+    --------
+    >>> import numpy as np, shrinkstats
+    >>> from shrinkstats import Statistics
+    >>> source, target = Statistics(np.zeros(4), np.ones(4)), Statistics(np.full(4, 0.5), np.full(4, 2.0))
+    >>> shrinkstats.stein_blend(source, target, noise=0.05)
+    Statistics(mean=array([0.4, 0.4, 0.4, 0.4]), var=array([1.8, 1.8, 1.8, 1.8]))
+    """
+    if noise is None:
+        if not isinstance(target, Moments):
+            raise ValueError("noise is missing: pass noise=, or Moments as target, which estimate their own")
+        noise = target.noise
+    kappa = 0.0 if kappa == 0 else positive_number("kappa", kappa)
+    xp, source, target = as_pair(source, target)
+    parts = noise if isinstance(noise, SamplingNoise) else SamplingNoise(noise, None, None)
+    checked = {
+        k: as_real(f"noise.{k}", v, xp, like=source.mean) for k, v in parts._asdict().items() if v is not None
+    }
+    for name, x in checked.items():
+        check_channels(**{"source": source.mean, f"noise.{name}": x})
+        if name != "sd_bias":
+            checked[name] = nonnegative(f"noise.{name}", x, xp)
+    w, w_var = blend_weights(
+        source, target, SamplingNoise(*(checked.get(k) for k in SamplingNoise._fields)), kappa, xp
+    )
+    w, w_var = w[..., None], w_var[..., None]
+    return Statistics(
+        source.mean + w * (target.mean - source.mean),
+        (1 - w_var) * source.var + w_var * target.var,
+    )
+
+
+def blend_weights(
+    source: Statistics, target: Statistics, noise: SamplingNoise, kappa: float, xp: Namespace
+) -> tuple[Array, Array]:
+    """The batch's weights for mean and variance, on arguments that were checked."""
+    votes = source.var > 0
+    votes = votes | xp.isnan(source.var)
+    one, zero = xp.ones_like(source.var), xp.zeros_like(source.var)
+    var = xp.where(votes, source.var, one)
+    sd = xp.sqrt(var)
+
+    def weight(deviation: Array, spread: Array) -> Array:
+        deviation = xp.where(votes, deviation, zero)
+        spread = xp.where(votes, xp.broadcast_to(spread, deviation.shape), zero)
+        return shrinkage_factor(deviation, spread, lambda v: kappa * xp.sum(v, axis=-1), xp)
+
+    w = weight((target.mean - source.mean) / sd, noise.mean / var)
+    if noise.sd is None:
+        return w, w
+    return w, weight(xp.sqrt(target.var) / sd - 1 - noise.sd_bias, noise.sd)
+
+
+def as_prior(prior: Any) -> Prior:
+    """Statistics, Prior or Moments as a Prior; the moments' own noise is that of the training mean, not a batch's."""
+    if isinstance(prior, Prior):
+        return prior
+    return Prior(*as_statistics("prior", prior))

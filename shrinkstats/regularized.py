@@ -1,0 +1,105 @@
+"""The regularized baselines that Stein estimates are compared with: ridge and soft threshold."""
+
+from __future__ import annotations
+
+from shrinkstats._arrays import Array, Namespace, positive_number
+from shrinkstats.moments import Moments, Statistics, as_statistics, namespace
+
+STRENGTH = 1e-3
+"""The published lambda."""
+
+
+def ridge(batch: Statistics | Moments, *, n: float, strength: float = STRENGTH) -> Statistics:
+    r"""Ridge estimates: mean :math:`m N/(N + \lambda)`, variance :math:`s^2/(1 + \lambda)`.
+
+    Parameters
+    ----------
+    batch : Statistics or Moments
+        Sample statistics, vectors of shape (..., c).
+    n : float
+        N, the observations behind each mean.
+    strength : float
+        lambda, at least 0.
+
+    Returns
+    -------
+    Statistics
+        Vectors of the kind and on the device of the arguments.
+
+    Raises
+    ------
+    ValueError
+        If `n` is not positive, or `strength` or a variance is negative.
+    TypeError
+        If the statistics are not a pair of real arrays.
+
+    References
+    ----------
+    Ivolgina, Fletcher & Vemuri, arXiv 2507.08261, the baselines of its experiments (lambda = 1e-3).
+
+    Examples
+    --------
+    >>> import numpy as np, shrinkstats
+    >>> shrinkstats.ridge(shrinkstats.Statistics(np.array([1.0]), np.array([3.0])), n=4, strength=1.0)
+    Statistics(mean=array([0.8]), var=array([1.5]))
+    """
+    batch, n, strength = _checked(batch, n, strength)
+    return ridge_statistics(batch, n, strength)
+
+
+def ridge_statistics(batch: Statistics, n: float, strength: float) -> Statistics:
+    """`ridge` on arguments that were checked."""
+    return Statistics(batch.mean * (n / (n + strength)), batch.var / (1 + strength))
+
+
+def soft_threshold(batch: Statistics | Moments, *, n: float, strength: float = STRENGTH) -> Statistics:
+    r"""Lasso estimates: the mean soft-thresholded at :math:`\lambda/(2N)`, the variance at :math:`\lambda/2`.
+
+    Parameters
+    ----------
+    batch : Statistics or Moments
+        Sample statistics, vectors of shape (..., c).
+    n : float
+        N, the observations behind each mean.
+    strength : float
+        lambda, at least 0.
+
+    Returns
+    -------
+    Statistics
+        Vectors of the kind and on the device of the arguments.
+
+    Raises
+    ------
+    ValueError
+        If `n` is not positive, or `strength` or a variance is negative.
+    TypeError
+        If the statistics are not a pair of real arrays.
+
+    References
+    ----------
+    Ivolgina, Fletcher & Vemuri, arXiv 2507.08261, the baselines of its experiments (lambda = 1e-3).
+
+    Examples
+    --------
+    >>> import numpy as np, shrinkstats
+    >>> shrinkstats.soft_threshold(shrinkstats.Statistics(np.array([-1.0]), np.array([3.0])), n=4, strength=1.0)
+    Statistics(mean=array([-0.875]), var=array([2.5]))
+    """
+    batch, n, strength = _checked(batch, n, strength)
+    return lasso_statistics(batch, n, strength, namespace(batch=batch.mean))
+
+
+def lasso_statistics(batch: Statistics, n: float, strength: float, xp: Namespace) -> Statistics:
+    """`soft_threshold` on arguments that were checked."""
+
+    def soft(x: Array, threshold: float) -> Array:
+        excess = xp.abs(x) - threshold
+        return xp.sign(x) * xp.where(excess < 0, xp.zeros_like(excess), excess)
+
+    return Statistics(soft(batch.mean, strength / (2 * n)), soft(batch.var, strength / 2))
+
+
+def _checked(batch: Statistics | Moments, n: float, strength: float) -> tuple[Statistics, float, float]:
+    strength = 0.0 if strength == 0 else positive_number("strength", strength)
+    return as_statistics("batch", batch), positive_number("n", n), strength
