@@ -1,0 +1,166 @@
+"""Batch normalization layers whose statistics come from any estimator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
+from shrinkstats.estimators import Estimator, Stein
+from shrinkstats.kernels import generic
+from shrinkstats.moments import Moments, moments
+from shrinkstats.prior import Prior
+
+
+class ShrinkBatchNorm(_BatchNorm):
+    """What the layers for one, two and three dimensions share; see :class:`ShrinkBatchNorm2d`.
+
+    Attributes
+    ----------
+    estimator : Estimator
+        The rule of training, and of evaluation without running statistics.
+    adaptation : Estimator or None
+        The rule of evaluation on shifted data (:func:`adapt`); None evaluates with the running statistics.
+    noise_mean, noise_sd, noise_sd_bias : Tensor or None
+        What :func:`calibrate` measured.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        estimator: Estimator = Stein(),  # noqa: B008 (frozen)
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self._prepare(estimator)
+
+    def _prepare(self, estimator: Estimator) -> None:
+        """What turns a PyTorch layer into one of these."""
+        self.estimator = check_estimator(estimator)
+        self.adaptation: Estimator | None = None
+        for name in NOISE_BUFFERS:
+            self.register_buffer(name, None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize; input and output of shape (n, c, ...)."""
+        self._check_input_dim(input)
+        if not self.training and self.adaptation is None and self.running_mean is not None:
+            return self._evaluate(input)
+        adapting = not self.training and self.adaptation is not None
+        estimator = self.adaptation if adapting else self.estimator
+        batch = moments(input)
+        if batch.count == 1 and not adapting:
+            raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
+        center, spread = estimator.statistics(batch, self._prior(batch))
+        if self.training and self.track_running_stats:
+            self._track(center, spread, batch)
+        slope = 1 / estimator.scale(spread, self.eps)
+        if self.weight is not None:
+            slope = slope * self.weight
+        pivot = center.detach().to(torch.promote_types(input.dtype, torch.float32)).to(center.dtype)
+        shift = (pivot - center) * slope
+        if self.bias is not None:
+            shift = shift + self.bias
+        return generic.affine(input, 1, pivot, slope, shift)
+
+    def _evaluate(self, input: Tensor) -> Tensor:
+        """With the running statistics, PyTorch's own affine pass: a plain rule computes what nn.BatchNorm does."""
+        var, eps = self.running_var, self.eps
+        if type(self.estimator).scale is not Estimator.scale:
+            var, eps = self.estimator.scale(var, eps).square(), 0.0
+        return F.batch_norm(input, self.running_mean, var, self.weight, self.bias, training=False, eps=eps)
+
+    def _prior(self, batch: Moments) -> Prior | None:
+        """The running statistics, copied: they may be updated before backward looks at them."""
+        if self.running_mean is None:
+            return None
+        mean, var = (v.detach().to(batch.mean.dtype, copy=True) for v in (self.running_mean, self.running_var))
+        return Prior(mean, var, noise_of(self, batch.samples, batch.mean.dtype))
+
+    @torch.no_grad()
+    def _track(self, center: Tensor, spread: Tensor, batch: Moments) -> None:
+        """Running buffers follow the estimates, by PyTorch's rule."""
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        for buffer, value in (
+            (self.running_mean, center),
+            (self.running_var, self.estimator.tracked(spread, batch.count)),
+        ):
+            buffer.lerp_(value.to(buffer.dtype), momentum)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.
+        for name in NOISE_BUFFERS:
+            saved = state_dict.get(prefix + name)
+            setattr(self, name, None if saved is None else torch.empty_like(saved, device=self.running_var.device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        adapting = "" if self.adaptation is None else f", adaptation={self.adaptation}"
+        return f"{super().extra_repr()}, estimator={self.estimator}{adapting}"
+
+
+class ShrinkBatchNorm1d(ShrinkBatchNorm, nn.BatchNorm1d):
+    """Batch normalization of inputs (n, c) or (n, c, l) with the statistics of an estimator.
+
+    Parameters and behaviour are those of :class:`ShrinkBatchNorm2d`.
+    """
+
+
+class ShrinkBatchNorm2d(ShrinkBatchNorm, nn.BatchNorm2d):
+    """Batch normalization of inputs (n, c, h, w) with the statistics of an estimator.
+
+    Parameters
+    ----------
+    num_features : int
+        Channels c.
+    estimator : Estimator
+        One of :mod:`shrinkstats.estimators`; ``Stein()`` by default.
+    eps, momentum, affine, track_running_stats, device, dtype
+        As in :class:`torch.nn.BatchNorm2d`.
+
+    Raises
+    ------
+    TypeError
+        If `estimator` is not one.
+    ValueError
+        In the forward pass: for an input of the wrong number of axes, for one value per channel in training,
+        and if the estimator blends with running statistics and there are none.
+
+    Notes
+    -----
+    State dict keys are PyTorch's, so checkpoints go both ways. Running buffers follow the estimates the layer
+    normalizes with (the variance times count / (count - 1), as in PyTorch; for RobustNorm running_var holds the
+    range). With ``track_running_stats=False`` evaluation uses batch statistics too, as in PyTorch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from shrinkstats.adapters.torch import ShrinkBatchNorm2d
+    >>> layer = ShrinkBatchNorm2d(16)
+    >>> layer(torch.randn(8, 16, 4, 4)).shape
+    torch.Size([8, 16, 4, 4])
+    """
+
+
+class ShrinkBatchNorm3d(ShrinkBatchNorm, nn.BatchNorm3d):
+    """Batch normalization of inputs (n, c, d, h, w) with the statistics of an estimator.
+
+    Parameters and behaviour are those of :class:`ShrinkBatchNorm2d`.
+    """
+
+
+def check_estimator(estimator: Any) -> Estimator:
+    """The estimator, if it is one."""
+    if not isinstance(estimator, Estimator):
+        raise TypeError(f"estimator must be one of shrinkstats.estimators, such as Stein(), got {estimator!r}")
+    return estimator

@@ -1,0 +1,54 @@
+"""How much batch statistics scatter without any shift, as `calibrate` measures and layers keep it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shrinkstats.prior import SamplingNoise
+
+NOISE_BUFFERS = ("noise_mean", "noise_sd", "noise_sd_bias")
+
+GROUPS = 8  # batches that a variance over batches is taken from, at least
+
+
+def measure(means: Tensor, variances: Tensor, source_var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The noise buffers, from the mean and variance of every channel in each of T images: arrays (T, c).
+
+    `noise_mean` is the variance of one image's mean, of shape (c,). `noise_sd` and `noise_sd_bias`, of shape
+    (k, c), are n times the variance and n times the mean of sd_batch/sd_source - 1 over batches of n = 1, 2, 4, ...
+    images. They fall off like 1/n, so n times them is almost constant: easy to read between the lines.
+    """
+    images, channels = means.shape
+    source_sd = source_var.sqrt()
+    spreads, biases = [], []
+    n = 1
+    while images // n >= min(GROUPS, images):
+        groups = images // n
+        m = means[: groups * n].reshape(groups, n, channels)
+        v = variances[: groups * n].reshape(groups, n, channels)
+        sd = (v.mean(1) + m.var(1, correction=0)).sqrt()
+        # A channel that was constant in training has no unit; it has no vote in a Stein blend either.
+        excess = torch.where(source_sd > 0, sd / source_sd - 1, 0.0)
+        spreads.append(n * excess.var(0, correction=1))
+        biases.append(n * excess.mean(0))
+        n *= 2
+    return means.var(0, correction=1), torch.stack(spreads), torch.stack(biases)
+
+
+def noise_of(layer: Any, n: int, dtype: torch.dtype) -> SamplingNoise | None:
+    """The sampling noise of a calibrated layer for batches of n images; None without calibration."""
+    if layer.noise_mean is None:
+        return None
+    sd, bias = layer.noise_sd.to(dtype), layer.noise_sd_bias.to(dtype)
+    position = min(math.log2(n), len(sd) - 1)
+    low = int(position)
+    high, share = min(low + 1, len(sd) - 1), position - low
+    return SamplingNoise(
+        layer.noise_mean.to(dtype) / n,
+        torch.lerp(sd[low], sd[high], share) / n,
+        torch.lerp(bias[low], bias[high], share) / n,
+    )
