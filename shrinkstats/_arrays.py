@@ -36,18 +36,14 @@ def namespace(**arguments: object) -> Namespace:
     try:
         return array_namespace(*arrays.values())
     except TypeError as error:
-        kinds = ", ".join(
-            f"{name} is a {type(x).__module__}.{type(x).__name__}" for name, x in arrays.items()
-        )
+        kinds = ", ".join(f"{name} is a {type(x).__module__}.{type(x).__name__}" for name, x in arrays.items())
         raise TypeError(f"arrays of different libraries: {kinds}; convert them to one kind first") from error
 
 
 def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> Array:
     """x as a real floating array; integers are promoted, and numbers take the dtype and device of `like`."""
     if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array, whose mask would be ignored; pass {name}.compressed() or fill it"
-        )
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass {name}.compressed() or fill it")
     if is_array(x):
         array: Array = x
     else:
@@ -65,9 +61,7 @@ def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> A
         return array
     if xp.isdtype(array.dtype, ("bool", "integral")):
         return xp.astype(array, xp.__array_namespace_info__().default_dtypes()["real floating"])
-    raise TypeError(
-        f"{name} must hold real numbers, got dtype {array.dtype}; take its real part or its absolute value"
-    )
+    raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}; take its real part or its absolute value")
 
 
 def at_least_single(x: Array, xp: Namespace) -> Array:
@@ -137,9 +131,7 @@ def check_channels(**arrays: Array) -> None:
 def check_vector(name: str, x: Array) -> None:
     """A vector of channels, or a stack of them."""
     if x.ndim < 1 or x.shape[-1] == 0:
-        raise ValueError(
-            f"{name} must be a vector of channels (or a stack of vectors), got shape {tuple(x.shape)}"
-        )
+        raise ValueError(f"{name} must be a vector of channels (or a stack of vectors), got shape {tuple(x.shape)}")
 
 
 def is_numpy(x: object) -> bool:

@@ -260,7 +260,11 @@ class SteinBlend(Estimator):
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The blend of both."""
         source = _required(self, prior)
-        noise: SamplingNoise | Array = moments.noise if source.noise is None else source.noise
+        noise: SamplingNoise | Array | None = source.noise
+        if noise is None:
+            if moments.count == 1:
+                raise ValueError("one observation per channel says nothing of its own noise: calibrate the prior first")
+            noise = moments.noise
         return stein_blend(Statistics(source.mean, source.var), moments, noise=noise, kappa=self.kappa)
 
 

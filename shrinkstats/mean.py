@@ -42,10 +42,11 @@ def unit_scale(deviation: Array, xp: Namespace) -> Array:
 
 def factor_from(amount: Array, squares: Array, xp: Namespace, *, positive_part: bool = True) -> Array:
     """1 - amount / squares; 0 where squares is 0 (everything sits on the target); NaN stays NaN."""
-    zero = squares == 0
-    factor = 1 - amount / xp.where(zero, xp.ones_like(squares), squares)
-    factor = xp.where(zero, xp.zeros_like(factor), factor)
-    return xp.where(factor < 0, xp.zeros_like(factor), factor) if positive_part else factor
+    nothing = squares == 0
+    if positive_part:  # decided before the division, which might overflow
+        nothing = nothing | (amount > squares)
+    factor = 1 - amount / xp.where(nothing, xp.ones_like(squares), squares)
+    return xp.where(nothing, xp.zeros_like(factor), factor)
 
 
 def shrinkage_factor(
@@ -59,6 +60,10 @@ def shrinkage_factor(
     """1 - amount(noise) / sum of squared deviations, where amount is linear; no intermediate over- or underflows."""
     scale = unit_scale(deviation, xp)
     d = deviation / scale
+    if positive_part:  # noise that leaves nothing of any deviation may as well be less: it would overflow in its units
+        small = xp.where(scale < 1, scale, xp.ones_like(scale))
+        limit = xp.finfo(scale.dtype).max ** 0.75 * small * small
+        noise = xp.where((scale < 1) & (noise > limit), limit, noise)
     return factor_from(amount(noise / scale / scale), xp.sum(d * d, axis=-1), xp, positive_part=positive_part)
 
 
@@ -129,7 +134,7 @@ def james_stein(
     if df is not None:
         df = as_real("df", df, xp, like=mean)
         df = nonnegative("df", df, xp)
-        noise = noise * (df / (df + 2))
+        noise = noise * (1 - 2 / (df + 2))  # df / (df + 2), for infinite df too
     target = xp.mean(mean, axis=-1, keepdims=True) if pooled else as_real("target", target, xp, like=mean)
     _check_broadcast(mean, noise=noise, target=target)
     estimate, factor = shrink(mean, noise, xp, target=target, pooled=pooled, positive_part=positive_part)

@@ -169,9 +169,7 @@ class Moments:
         return f"Moments({self.mean.shape[0]} channels, count={self.count}, samples={self.samples})"
 
 
-def _merge(
-    n_a: float, mean_a: Array, m2_a: Array, n_b: float, mean_b: Array, m2_b: Array
-) -> tuple[Array, Array]:
+def _merge(n_a: float, mean_a: Array, m2_a: Array, n_b: float, mean_b: Array, m2_b: Array) -> tuple[Array, Array]:
     """Chan's formula: mean and sum of squared deviations of two weighted groups together."""
     share = n_b / (n_a + n_b)
     difference = mean_b - mean_a
@@ -254,9 +252,7 @@ def check_axes(x: Array, axis: int, sample_axis: int | None) -> tuple[int, int |
     if sample_axis is not None:
         sample_axis = resolve("sample_axis", sample_axis)
         if sample_axis == axis:
-            raise ValueError(
-                f"axis and sample_axis are both {axis}; pass sample_axis=None if there are no samples"
-            )
+            raise ValueError(f"axis and sample_axis are both {axis}; pass sample_axis=None if there are no samples")
     if shape[axis] == 0:
         raise ValueError(f"x of shape {shape} has no channels along axis {axis}")
     return axis, sample_axis

@@ -64,17 +64,13 @@ def normalize(
     True [1. 1. 1.]
     """
     if not isinstance(estimator, Estimator):
-        raise TypeError(
-            f"estimator must be one of shrinkstats.estimators, such as Stein(), got {estimator!r}"
-        )
+        raise TypeError(f"estimator must be one of shrinkstats.estimators, such as Stein(), got {estimator!r}")
     eps = 0.0 if eps == 0 else positive_number("eps", eps)
     xp = namespace(x=x, weight=weight, bias=bias)
     x = x if is_numpy(x) and kernels.supports(x) else as_real("x", x, xp)
     axis, _ = check_axes(x, axis, None)
     if math.prod(x.shape) == 0:
-        raise ValueError(
-            f"x of shape {tuple(x.shape)} is empty: there is nothing to estimate statistics from"
-        )
+        raise ValueError(f"x of shape {tuple(x.shape)} is empty: there is nothing to estimate statistics from")
     if x.ndim == 1:
         m = moments(x, axis=axis, sample_axis=None)
     else:

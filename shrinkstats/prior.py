@@ -165,16 +165,12 @@ def stein_blend(
     kappa = 0.0 if kappa == 0 else positive_number("kappa", kappa)
     xp, source, target = as_pair(source, target)
     parts = noise if isinstance(noise, SamplingNoise) else SamplingNoise(noise, None, None)
-    checked = {
-        k: as_real(f"noise.{k}", v, xp, like=source.mean) for k, v in parts._asdict().items() if v is not None
-    }
+    checked = {k: as_real(f"noise.{k}", v, xp, like=source.mean) for k, v in parts._asdict().items() if v is not None}
     for name, x in checked.items():
         check_channels(**{"source": source.mean, f"noise.{name}": x})
         if name != "sd_bias":
             checked[name] = nonnegative(f"noise.{name}", x, xp)
-    w, w_var = blend_weights(
-        source, target, SamplingNoise(*(checked.get(k) for k in SamplingNoise._fields)), kappa, xp
-    )
+    w, w_var = blend_weights(source, target, SamplingNoise(*(checked.get(k) for k in SamplingNoise._fields)), kappa, xp)
     w, w_var = w[..., None], w_var[..., None]
     return Statistics(
         source.mean + w * (target.mean - source.mean),

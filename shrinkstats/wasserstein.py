@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from shrinkstats._arrays import Array, Namespace, check_channels, positive_number
+from shrinkstats._arrays import Array, Namespace, check_channels, positive_number, statistics_dtype
 from shrinkstats.moments import Moments, Statistics, as_pair
 from shrinkstats.prior import prior_weight
 
@@ -133,15 +133,11 @@ def _bounds(
     # sd_t^5 X^(-3/2) as var_t (var_t / X)^(3/2), which overflows only where the bound does.
     certain = (target.var == 0) | (own == 0) | (n == 1)
     smallest = weight * source.var + own * (q / n) * target.var
-    ratio = xp.where(certain, xp.zeros_like(smallest), target.var) / xp.where(
-        certain, xp.ones_like(smallest), smallest
-    )
+    ratio = xp.where(certain, xp.zeros_like(smallest), target.var) / xp.where(certain, xp.ones_like(smallest), smallest)
     return lower, lower + target.var * ratio**1.5 * (own * own * ((n - 1) / (2 * n * n)))
 
 
-def best_strength(
-    source: Pair, target: Pair, *, n: float, bound: str = "upper", alpha: float = 0.05
-) -> Array:
+def best_strength(source: Pair, target: Pair, *, n: float, bound: str = "upper", alpha: float = 0.05) -> Array:
     """The strength N at which a bound of :func:`wasserstein_bounds` is lowest, per channel.
 
     Parameters
@@ -182,6 +178,10 @@ def best_strength(
     n = positive_number("n", n, minimum=1)
     q = _quantile(n, alpha)
     zero = 0 * (source.mean + target.mean + source.var + target.var)
+    # The bottom of a valley is flat: in single precision the search would see but three digits of N.
+    dtype, wide = zero.dtype, statistics_dtype(zero, xp)
+    zero, *vectors = (xp.astype(v, wide) for v in (zero, *source, *target))
+    source, target = Statistics(*vectors[:2]), Statistics(*vectors[2:])
 
     def value(weight: Array) -> Array:
         return _bounds(weight, source, target, n, q, xp)[bound == "upper"]
@@ -198,4 +198,4 @@ def best_strength(
     none, all_ = value(zero), value(zero + 1)
     strength = xp.where(none <= inside, zero, n * xp.exp(best))
     strength = xp.where(all_ < xp.minimum(none, inside), zero + math.inf, strength)
-    return xp.where(xp.isnan(inside), zero + np.nan, strength)
+    return xp.astype(xp.where(xp.isnan(inside), zero + np.nan, strength), dtype)

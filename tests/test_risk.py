@@ -69,7 +69,7 @@ def test_shapes_and_nan():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(dict(dim=0, radius=1), "dim"), (dict(dim=3, radius=-1), "radius"), (dict(dim=3, radius=1, df=0), "df")],
+    [({"dim": 0, "radius": 1}, "dim"), ({"dim": 3, "radius": -1}, "radius"), ({"dim": 3, "radius": 1, "df": 0}, "df")],
 )
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):

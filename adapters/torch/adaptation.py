@@ -26,12 +26,6 @@ def adapt(model: Model, estimator: Estimator = SteinBlend()) -> Model:  # noqa: 
     torch.nn.Module
         The same object.
 
-    Warns
-    -----
-    UserWarning
-        If a Stein blend has to take the noise from each batch, because the network was not calibrated: poor at 2
-        images a batch, and at 1 as if its pixels were independent.
-
     Raises
     ------
     TypeError
@@ -39,12 +33,18 @@ def adapt(model: Model, estimator: Estimator = SteinBlend()) -> Model:  # noqa: 
     ValueError
         If the network has no batch norm layers.
 
+    Warns
+    -----
+    UserWarning
+        If a Stein blend has to take the noise from each batch, because the network was not calibrated: poor at 2
+        images a batch, and at 1 as if its pixels were independent.
+
     References
     ----------
     Schneider, Rusak et al. (2020), "Improving robustness against common corruptions by covariate shift adaptation".
     """
     check_estimator(estimator)
-    for layer in convertible_layers(model):
+    for layer in convertible_layers(model).values():
         if not isinstance(layer, ShrinkBatchNorm):
             convert(layer, BatchStatistics())
     layers = shrinking_layers(model)

@@ -46,13 +46,14 @@ def calibrate(model: Model, loader: Iterable[Any], *, batches: int = 10) -> Mode
     ValueError
         If there are fewer than 2 images, a layer has no running statistics, or values are not finite.
     """
-    plain = [layer for layer in convertible_layers(model) if not isinstance(layer, ShrinkBatchNorm)]
-    for layer in plain:
-        convert(layer, BatchStatistics())
-    layers = shrinking_layers(model)
-    for name, layer in layers.items():
+    found = convertible_layers(model)
+    for name, layer in found.items():
         if layer.running_mean is None:
             raise ValueError(f"layer {name} has no running statistics (track_running_stats=False) to calibrate for")
+    for layer in found.values():
+        if not isinstance(layer, ShrinkBatchNorm):
+            convert(layer, BatchStatistics())
+    layers = shrinking_layers(model)
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
     with ExitStack() as stack:
         _evaluate_plainly(model, layers, stack)

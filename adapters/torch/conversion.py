@@ -61,7 +61,7 @@ def convert(model: Model, estimator: Estimator) -> Model:
     SteinBlend(kappa=1.0)
     """
     check_estimator(estimator)
-    for layer in convertible_layers(model):
+    for layer in convertible_layers(model).values():
         if isinstance(layer, ShrinkBatchNorm):
             layer.estimator = estimator
         else:
@@ -97,8 +97,8 @@ def shrinking_layers(model: nn.Module) -> dict[str, ShrinkBatchNorm]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, ShrinkBatchNorm)}
 
 
-def convertible_layers(model: nn.Module) -> list[nn.Module]:
-    """The batch norm layers, all of a kind that can be converted."""
+def convertible_layers(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch norm layers by name, all of a kind that can be converted."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
@@ -111,4 +111,4 @@ def convertible_layers(model: nn.Module) -> list[nn.Module]:
         raise TypeError(f"cannot convert {', '.join(foreign)}: only BatchNorm1d, BatchNorm2d and BatchNorm3d")
     if not layers:
         raise ValueError(f"{type(model).__name__} has no batch norm layers to convert")
-    return list(layers.values())
+    return layers

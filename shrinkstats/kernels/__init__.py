@@ -20,11 +20,7 @@ from shrinkstats._arrays import Array, is_numpy
 def supports(x: Array) -> bool:
     """Whether the compiled kernels read this NumPy array as it lies."""
     kind, size = x.dtype.kind, x.dtype.itemsize
-    return (
-        type(x).__name__ != "MaskedArray"
-        and x.dtype.isnative
-        and (kind in "iu" or (kind == "f" and size in (4, 8)))
-    )
+    return type(x).__name__ != "MaskedArray" and x.dtype.isnative and (kind in "iu" or (kind == "f" and size in (4, 8)))
 
 
 def backend(x: Array) -> ModuleType:

@@ -24,7 +24,7 @@ Vector = NDArray[np.float64]
 
 SEGMENT = 2048  # elements of a run between two merges into float64
 LANES = 512  # accumulators side by side when neighbours in memory are channels
-LEAD = 16  # elements whose mean is the pivot
+FAR = 8  # squares around the pivot this many times those around the mean: it was far off, and digits are lost
 TINY = 1e-25  # below it, squares of float32 deviations may have underflowed
 
 # A sum may be reordered (that is what vectorizes it), but NaN and infinity keep their meaning.
@@ -86,14 +86,17 @@ def _describe(run, pivot, total, squares, low, high):
                 return math.nan, math.nan, math.nan, math.nan
     elif low == high:  # constant
         return low, low - low, low, high
-    if not TINY < squares < math.inf:  # out of float32's range, though maybe not out of the result's
-        wide = np.float64(pivot)
+    m2 = squares - total * (total / n)
+    # Out of float32's range, though maybe not out of the result's; or a difference of nearly equal numbers.
+    if not TINY < squares < math.inf or squares > FAR * m2:
+        wide = pivot + total / n
+        wide = wide if math.isfinite(wide) else pivot
         total, squares = 0.0, 0.0
         for i in range(n):
             d = run[i] - wide
             total += d
             squares += d * d
-    m2 = squares - total * (total / n)
+        pivot, m2 = wide, squares - total * (total / n)
     return pivot + total / n, (0.0 if m2 < 0 else m2), low, high
 
 
@@ -112,12 +115,16 @@ def _merge(at, one, n, count, mean, m2, low, high):
 
 
 @jit
+def _pivot(first, middle, last, zero):
+    """A value near the data: the median of three, which an outlier or a border does not draw away."""
+    pivot = max(min(first, middle), min(max(first, middle), last))
+    return pivot if math.isfinite(pivot) else zero
+
+
+@jit
 def _run(run, zero):
     """Mean, squared deviations and extremes of one run."""
-    pivot = zero
-    for i in range(min(run.size, LEAD)):
-        pivot += run[i] / min(run.size, LEAD)
-    pivot = pivot if math.isfinite(pivot) else zero
+    pivot = _pivot(zero + run[0], zero + run[run.size // 2], zero + run[run.size - 1], zero)
     total, squares = 0.0, 0.0
     low = high = zero + run[0]
     for start in range(0, run.size, SEGMENT):
@@ -159,9 +166,7 @@ def _eight(x, start, step, n, lanes):
         p = pivot[c]
         d0, d1, d2, d3, d4, d5, d6, d7 = v0 - p, v1 - p, v2 - p, v3 - p, v4 - p, v5 - p, v6 - p, v7 - p
         total[c] += ((d0 + d1) + (d2 + d3)) + ((d4 + d5) + (d6 + d7))
-        squares[c] += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + (
-            (d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7)
-        )
+        squares[c] += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7))
         a, b = lower(v1, lower(v0, low[c])), higher(v1, higher(v0, high[c]))
         a, b = lower(v3, lower(v2, a)), higher(v3, higher(v2, b))
         a, b = lower(v5, lower(v4, a)), higher(v5, higher(v4, b))
@@ -186,13 +191,10 @@ def _one(x, start, n, lanes):
 @jit
 def _block(x, start, step, positions, channels, copies, lanes, zero):
     """Lanes of sums over a block of positions. With few channels, several positions lie side by side."""
-    lead = min(positions, LEAD)
+    middle, last = start + positions // 2 * step, start + (positions - 1) * step
     for c in range(channels):
-        pivot = zero
-        for p in range(lead):
-            pivot += x[start + p * step + c] / lead
-        pivot = pivot if math.isfinite(pivot) else zero
         first = zero + x[start + c]
+        pivot = _pivot(first, zero + x[middle + c], zero + x[last + c], zero)
         for k in range(copies):
             lane = k * channels + c
             lanes[lane], lanes[LANES + lane], lanes[2 * LANES + lane] = pivot, zero, zero
@@ -229,16 +231,16 @@ def _interleaved(x, walk, rows, length, channels, first, last, begin, end, lanes
                             a = lower(lanes[3 * LANES + lane], a)
                             b = higher(lanes[4 * LANES + lane], b)
                         run = x[start + c : start + c + (n - 1) * step + 1 : max(step, 1)]
-                        one = _describe(
-                            run, np.float64(lanes[c]), total, squares, np.float64(a), np.float64(b)
-                        )
+                        one = _describe(run, np.float64(lanes[c]), total, squares, np.float64(a), np.float64(b))
                         _merge(s * channels + tile + c, one, n, count, mean, m2, low, high)
-                count += length
+                    count += n
 
 
 def moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector, Vector, Vector, Vector]:
     """Per channel: mean, sum of squared deviations, minimum, maximum, and the same sum for the samples' means."""
-    memory, strides = flat(x[backwards(x)])
+    turn = backwards(x)
+    x = x[turn]
+    memory, strides = flat(x)
     outer = outermost(x.shape, strides, axis) if sample_axis is None else sample_axis
     if outer is None or x.shape[axis] * x.shape[outer] == x.size:  # nothing within a sample: all in one group
         outer = None
@@ -248,11 +250,23 @@ def moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector
     _share_moments(memory, grid, zero, [g.reshape(-1) for g in groups], x.nbytes)
     if grid.samples == 1:
         alone = sample_axis is None or x.shape[sample_axis] > 1
-        return mean[0], m2[0], low[0], high[0], (m2[0] if alone else np.zeros(grid.channels))
-    center = mean.mean(axis=0)
-    sample_m2 = np.square(mean - center).sum(axis=0)
-    whole = m2.sum(axis=0) + x.size // (grid.samples * grid.channels) * sample_m2
-    return center, whole, low.min(axis=0), high.max(axis=0), (whole if sample_axis is None else sample_m2)
+        result = (mean[0], m2[0], low[0], high[0], (m2[0] if alone else np.zeros(grid.channels)))
+    else:
+        result = _merge_samples(mean, m2, low, high, x.size // mean.size, separate=sample_axis is not None)
+    return tuple(vector[turn[axis]] for vector in result)  # type: ignore[return-value]
+
+
+def _merge_samples(
+    mean: Data, m2: Data, low: Data, high: Data, size: int, *, separate: bool
+) -> tuple[Vector, Vector, Vector, Vector, Vector]:
+    """The statistics of samples of one size as those of all."""
+    low, high = low.min(axis=0), high.max(axis=0)
+    with np.errstate(invalid="ignore"):  # infinity in the data: its mean is infinite and its deviations are NaN
+        # A mean of equal numbers may be off by a bit; that of a constant channel is the constant.
+        center = np.where(low == high, low, mean.mean(axis=0))
+        sample_m2 = np.square(mean - center).sum(axis=0)
+        whole = m2.sum(axis=0) + size * sample_m2
+    return center, whole, low, high, (sample_m2 if separate else whole)
 
 
 def _share_moments(x: Data, grid: Layout, zero: Any, groups: list[Vector], size: int) -> None:
@@ -320,7 +334,7 @@ def affine(x: Data, axis: int, pivot: Vector, a: Vector, b: Vector) -> Data:
     x = x[turn]
     y = np.empty_like(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64)
     (source, strides), (target, out_strides) = flat(x), flat(y)
-    vectors = [np.ascontiguousarray(v, dtype=y.dtype) for v in (pivot, a, b)]
+    vectors = [np.ascontiguousarray(v[turn[axis]], dtype=y.dtype) for v in (pivot, a, b)]
     grid = layout(x.shape, (strides, out_strides), axis, None)
     if grid.interleaved:
         _share_affine_interleaved(source, target, grid, vectors, x.nbytes)
@@ -359,9 +373,7 @@ def _share_affine_interleaved(x: Data, y: Data, grid: Layout, vectors: list[Data
         step, out_step = walk.step * copies, out.step * copies
 
         def task(i: int, j: int) -> None:
-            _affine_interleaved(
-                x[shift:], y[shift:], step, out_step, walk.rows, out.rows, length, i, j, *wide
-            )
+            _affine_interleaved(x[shift:], y[shift:], step, out_step, walk.rows, out.rows, length, i, j, *wide)
 
         threads.share(task, length * walk.rows.size, size)
 

@@ -44,7 +44,7 @@ class Layout(NamedTuple):
 
 
 def backwards(x: NDArray[Any]) -> tuple[slice, ...]:
-    """The index that turns around every axis that runs backwards in memory: no statistic minds."""
+    """The index that turns around every axis that runs backwards in memory; vectors of channels turn with theirs."""
     return tuple(slice(None, None, -1 if stride < 0 else 1) for stride in x.strides)
 
 
@@ -52,9 +52,7 @@ def flat(x: NDArray[Any]) -> tuple[NDArray[Any], tuple[int, ...]]:
     """The memory of an array without negative strides, and its strides there; copies only odd byte strides."""
     if any(stride % x.itemsize for stride in x.strides):
         x = np.ascontiguousarray(x)
-    strides = tuple(
-        0 if n == 1 else stride // x.itemsize for n, stride in zip(x.shape, x.strides, strict=True)
-    )
+    strides = tuple(0 if n == 1 else stride // x.itemsize for n, stride in zip(x.shape, x.strides, strict=True))
     if x.flags.c_contiguous:
         return x.reshape(-1), strides
     extent = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, strides, strict=True))
@@ -68,9 +66,7 @@ def outermost(shape: tuple[int, ...], strides: tuple[int, ...], axis: int) -> in
 
 
 @lru_cache(maxsize=1024)
-def layout(
-    shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: int, sample_axis: int | None
-) -> Layout:
+def layout(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: int, sample_axis: int | None) -> Layout:
     """The grid of arrays of one shape; without a sample axis everything is one sample."""
     others = [i for i in range(len(shape)) if i not in (axis, sample_axis)]
     runs = _merge([(shape[i], *(s[i] for s in strides)) for i in others if shape[i] > 1])
@@ -78,9 +74,7 @@ def layout(
     points = list(product(*(range(run[0]) for run in runs)))
     walks = []
     for k, s in enumerate(strides):
-        rows = np.array(
-            [sum(i * run[k + 1] for i, run in zip(point, runs, strict=True)) for point in points], np.int64
-        )
+        rows = np.array([sum(i * run[k + 1] for i, run in zip(point, runs, strict=True)) for point in points], np.int64)
         rows.flags.writeable = False
         walks.append(Walk(0 if sample_axis is None else s[sample_axis], s[axis], steps[k], rows))
     return Layout(1 if sample_axis is None else shape[sample_axis], shape[axis], length, tuple(walks))
@@ -90,9 +84,7 @@ def _merge(axes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Axes as (size, stride in each array), outermost first, neighbours in memory made one."""
     merged: list[tuple[int, ...]] = []
     for axis in sorted(axes, key=lambda a: a[1:], reverse=True):
-        if merged and all(
-            outer == axis[0] * inner for outer, inner in zip(merged[-1][1:], axis[1:], strict=True)
-        ):
+        if merged and all(outer == axis[0] * inner for outer, inner in zip(merged[-1][1:], axis[1:], strict=True)):
             axis = (merged.pop()[0] * axis[0], *axis[1:])
         merged.append(axis)
     return merged

@@ -1,0 +1,42 @@
+# Each command does all of its set-up in .venv, once: `make demo`, `make test`, `make docs`, `make lint`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test docs lint clean
+
+demo: .venv/installed
+	$(BIN)/shrinkstats demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+docs: .venv/installed-docs
+	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+
+lint: .venv/installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv docs/_build docs/api/generated demo-results
+
+# The stamps are written last: an interrupted installation starts over.
+.venv/created:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+# PyTorch by itself and first: the pinned version is settled before anything else can ask for another.
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(INSTALL) torch
+	$(INSTALL) -e ".[demo,test]"
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(INSTALL) -e ".[docs]"
+	touch $@
+
+.venv/installed-lint: .venv/created pyproject.toml constraints.txt
+	$(INSTALL) ruff
+	touch $@

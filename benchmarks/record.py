@@ -1,0 +1,72 @@
+"""Recorded results: JSON files in results/ that name the machine, the versions and the command behind every figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("shrinkstats", "numpy", "scipy", "numba", "torch")
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores for this process, the platform and the versions in use."""
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "platform": platform.platform(terse=True),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+def save(name: str, result: Mapping[str, Any]) -> Path:
+    """Write results/NAME.json, whole or not at all."""
+    command = " ".join(["python -m", f"benchmarks.{name}", *(Path(a).name if "/" in a else a for a in sys.argv[1:])])
+    content = {"command": command, "date": date.today().isoformat(), "machine": machine(), **result}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def load(name: str) -> dict[str, Any]:
+    """What `save` wrote."""
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return result
+
+
+def side_by_side(rivals: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
+    """Median seconds of every rival; they take turns, so that a busy machine is busy for all of them."""
+    for call in rivals.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(repeats):
+        for name, call in rivals.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

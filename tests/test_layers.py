@@ -1,0 +1,165 @@
+"""The PyTorch layers against nn.BatchNorm, against finite differences, and against `normalize`."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import shrinkstats
+from shrinkstats import Prior, Statistics
+from shrinkstats.estimators import (
+    BatchStatistics,
+    Estimator,
+    Lasso,
+    PriorBlend,
+    Ridge,
+    RobustNorm,
+    Stein,
+    SteinBlend,
+)
+
+torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
+
+from torch import nn  # noqa: E402
+
+from shrinkstats.adapters.torch import ShrinkBatchNorm1d, ShrinkBatchNorm2d, ShrinkBatchNorm3d  # noqa: E402
+
+ESTIMATORS = [
+    BatchStatistics(),
+    Stein(),
+    Stein.published(),
+    Stein(mean="channel", var="channel"),
+    Stein(mean=None, var=None),
+    RobustNorm(),
+    Ridge(0.1),
+    Lasso(0.1),
+    PriorBlend(3.0),
+    SteinBlend(),
+]
+DIMENSIONS = [
+    pytest.param(ShrinkBatchNorm1d, nn.BatchNorm1d, (6, 5), id="1d"),
+    pytest.param(ShrinkBatchNorm1d, nn.BatchNorm1d, (6, 5, 3), id="1d with length"),
+    pytest.param(ShrinkBatchNorm2d, nn.BatchNorm2d, (4, 5, 3, 2), id="2d"),
+    pytest.param(ShrinkBatchNorm3d, nn.BatchNorm3d, (3, 5, 2, 1, 2), id="3d"),
+]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}], ids=str
+)
+@pytest.mark.parametrize(("ours", "theirs", "shape"), DIMENSIONS)
+def test_batch_statistics_are_batch_norm(ours, theirs, shape, options):
+    generator = torch.Generator().manual_seed(0)
+    layer, rival = ours(5, BatchStatistics(), **options), theirs(5, **options)
+    for _ in range(3):
+        x = torch.randn(shape, generator=generator) * 3 + 2
+        x1, x2 = x.clone().requires_grad_(), x.clone().requires_grad_()
+        y1, y2 = layer(x1), rival(x2)
+        g = torch.randn(shape, generator=generator)
+        y1.backward(g)
+        y2.backward(g)
+        torch.testing.assert_close(y1, y2, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(x1.grad, x2.grad, rtol=1e-4, atol=1e-5)
+    for name, value in rival.state_dict().items():
+        torch.testing.assert_close(layer.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    for ours_, theirs_ in zip(layer.parameters(), rival.parameters(), strict=True):
+        torch.testing.assert_close(ours_.grad, theirs_.grad, rtol=1e-4, atol=1e-4)
+    layer.eval(), rival.eval()
+    layer.load_state_dict(rival.state_dict())
+    if layer.track_running_stats:
+        assert torch.equal(layer(x), rival(x))
+    else:
+        torch.testing.assert_close(layer(x), rival(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+@pytest.mark.parametrize(("ours", "theirs", "shape"), DIMENSIONS)
+def test_gradients(ours, theirs, shape, estimator):
+    torch.manual_seed(1)
+    layer = ours(5, estimator, dtype=torch.float64)
+
+    def forward(x, weight, bias):
+        return torch.func.functional_call(copy.deepcopy(layer), {"weight": weight, "bias": bias}, (x,))
+
+    x = (torch.randn(shape, dtype=torch.float64) + 1).requires_grad_()
+    weight, bias = (torch.randn(5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(forward, (x, weight, bias))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+@pytest.mark.parametrize(("ours", "theirs", "shape"), DIMENSIONS)
+def test_forward_and_buffers_follow_the_estimates(ours, theirs, shape, estimator):
+    torch.manual_seed(2)
+    layer = ours(5, estimator, dtype=torch.float64, momentum=0.3)
+    nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+    layer.running_mean.normal_(), layer.running_var.uniform_(1, 2)
+    prior = Statistics(layer.running_mean.numpy().copy(), layer.running_var.numpy().copy())
+    x = torch.randn(shape, dtype=torch.float64) * 2 + 1
+    expected = shrinkstats.normalize(
+        x.numpy(), estimator, weight=layer.weight.detach().numpy(), bias=layer.bias.detach().numpy(), prior=prior
+    )
+    np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-10, atol=1e-10)
+
+    batch = shrinkstats.moments(x.numpy())
+    center, scale = estimator(batch, prior=prior, eps=0.0)
+    spread = np.ptp(x.numpy(), axis=tuple(i for i in range(x.ndim) if i != 1))
+    if not isinstance(estimator, RobustNorm):
+        spread = scale**2 * batch.count / (batch.count - 1)
+    np.testing.assert_allclose(layer.running_mean, 0.7 * prior.mean + 0.3 * center, rtol=1e-10)
+    np.testing.assert_allclose(layer.running_var, 0.7 * prior.var + 0.3 * spread, rtol=1e-10)
+
+    layer.eval()
+    mean, var = layer.running_mean.numpy(), layer.running_var.numpy()
+    scale = var**0.2 + layer.eps if isinstance(estimator, RobustNorm) else np.sqrt(var + layer.eps)
+    along = (-1, *[1] * (x.ndim - 2))
+    slope = (layer.weight.detach().numpy() / scale).reshape(along)
+    expected = (x.numpy() - mean.reshape(along)) * slope + layer.bias.detach().numpy().reshape(along)
+    np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_types_stay_and_statistics_are_wide(dtype):
+    torch.manual_seed(3)
+    layer = ShrinkBatchNorm2d(4)
+    x = (torch.randn(8, 4, 6, 6) + 3).to(dtype)
+    y = layer(x)
+    assert y.dtype == dtype
+    expected = ShrinkBatchNorm2d(4)(x.double())
+    torch.testing.assert_close(y.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=2 * torch.finfo(dtype).eps)
+
+
+def test_a_rule_of_ones_own():
+    class Centered(Estimator):
+        def statistics(self, moments, prior):
+            return Statistics(moments.mean, 0 * moments.mean + 1)
+
+    x = torch.randn(4, 3, 5, 5)
+    y = ShrinkBatchNorm2d(3, Centered(), eps=0.0)(x)
+    torch.testing.assert_close(y, x - x.mean((0, 2, 3), keepdim=True))
+
+
+def test_calibrated_prior_reaches_the_estimator():
+    layer = ShrinkBatchNorm2d(3, dtype=torch.float64).eval()
+    layer.noise_mean = torch.tensor([0.4, 0.4, 0.4], dtype=torch.float64)
+    layer.noise_sd = torch.full((2, 3), 0.1, dtype=torch.float64)
+    layer.noise_sd_bias = torch.full((2, 3), -0.2, dtype=torch.float64)
+    layer.adaptation = SteinBlend()
+    x = torch.randn(4, 3, 5, 5, dtype=torch.float64) + 0.5
+    noise = shrinkstats.SamplingNoise(np.full(3, 0.1), np.full(3, 0.025), np.full(3, -0.05))
+    expected = shrinkstats.normalize(x.numpy(), SteinBlend(), prior=Prior(np.zeros(3), np.ones(3), noise))
+    np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-10)
+
+
+def test_errors():
+    with pytest.raises(TypeError, match=r"estimator .* got 0.001"):
+        ShrinkBatchNorm2d(3, 0.001)
+    with pytest.raises(ValueError, match="4D"):
+        ShrinkBatchNorm2d(3)(torch.randn(2, 3))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        ShrinkBatchNorm1d(3)(torch.randn(1, 3))
+    with pytest.raises(ValueError, match="track_running_stats=True"):
+        ShrinkBatchNorm2d(3, SteinBlend(), track_running_stats=False)(torch.randn(2, 3, 4, 4))
+
+
+def test_representation_names_the_rule():
+    assert "estimator=RobustNorm(power=0.2)" in repr(ShrinkBatchNorm2d(3, RobustNorm()))

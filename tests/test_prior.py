@@ -1,0 +1,131 @@
+"""Blends with training statistics."""
+
+import math
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import shrinkstats
+from shrinkstats import Moments, SamplingNoise, Statistics
+
+pytestmark = pytest.mark.core
+
+
+def pair(channels=5, seed=0):
+    rng = np.random.default_rng(seed)
+    draw = lambda: Statistics(rng.normal(size=channels), rng.uniform(0.5, 3.0, size=channels))  # noqa: E731
+    return draw(), draw()
+
+
+def close(actual, expected, tolerance=1e-12):
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@given(st.integers(0, 99), st.integers(1, 1000), st.floats(0, 1e6))
+@example(0, 8, 16.0)
+@example(0, 1, 0.0)
+@example(0, 1, math.inf)
+@example(0, 8, 1e308)
+def test_blend_naive(seed, n, strength):
+    source, target = pair(seed=seed)
+    close(shrinkstats.blend(source, target, n=n, strength=strength), naive.blend(source, target, n, strength))
+
+
+def test_strength_zero_gives_the_batch_and_infinity_the_prior():
+    source, target = pair()
+    close(shrinkstats.blend(source, target, n=3, strength=0), target, 0)
+    close(shrinkstats.blend(source, target, n=3, strength=math.inf), source, 0)
+    mixed = shrinkstats.blend(source, target, n=3, strength=[0, math.inf, 3, 0, math.inf])
+    assert mixed.mean[0] == target.mean[0]
+    assert mixed.mean[1] == source.mean[1]
+    assert mixed.var[2] == (source.var[2] + target.var[2]) / 2
+
+
+@given(st.integers(0, 99), st.floats(0, 2), st.floats(0, 3))
+@example(0, 0.0, 1.0)
+@example(0, 0.05, 0.0)
+@example(0, 0.05, 1.0)
+@example(0, 1e6, 1.0)
+def test_stein_blend_naive(seed, noise, kappa):
+    source, target = pair(seed=seed)
+    ours = shrinkstats.stein_blend(source, target, noise=noise, kappa=kappa)
+    close(ours, naive.stein_blend(source, target, noise, kappa=kappa))
+
+
+@given(st.integers(0, 99), st.floats(0, 0.5), st.floats(0, 0.5))
+@example(0, 0.05, 0.01)
+@example(0, 0.0, 0.0)
+@example(0, 0.05, 100.0)
+@example(0, 100.0, 0.01)
+def test_stein_blend_with_calibrated_noise_naive(seed, noise, sd_noise):
+    source, target = pair(seed=seed)
+    rng = np.random.default_rng(seed)
+    calibrated = SamplingNoise(noise * rng.uniform(size=5), sd_noise * rng.uniform(size=5), 0.01 * rng.normal(size=5))
+    ours = shrinkstats.stein_blend(source, target, noise=calibrated)
+    close(ours, naive.stein_blend(source, target, *calibrated))
+
+
+def test_stein_blend_is_a_blend_of_its_own_strength():
+    source, target = pair()
+    n, noise = 8, 0.1
+    ours = shrinkstats.stein_blend(source, target, noise=noise)
+    w = ((ours.mean - source.mean) / (target.mean - source.mean))[0]
+    assert 0 < w < 1
+    close(shrinkstats.blend(source, target, n=n, strength=n * (1 - w) / w), ours, 1e-10)
+
+
+def test_stein_blend_takes_the_noise_of_moments():
+    x = np.random.default_rng(0).normal(0.3, 1.0, size=(6, 5, 4))
+    m, (source, _) = shrinkstats.moments(x), pair()
+    close(shrinkstats.stein_blend(source, m), naive.stein_blend(source, (m.mean, m.var()), m.noise))
+
+
+def test_stein_blend_without_noise_gives_the_batch_and_without_shift_the_prior():
+    source, target = pair()
+    close(shrinkstats.stein_blend(source, target, noise=0.0), target)
+    close(shrinkstats.stein_blend(source, source, noise=0.1), source)
+    far = Statistics(source.mean + 1e3, target.var)
+    close(shrinkstats.stein_blend(source, far, noise=1e-9), far, 1e-9)
+
+
+def test_calibrated_noise_without_end_leaves_the_prior():
+    source, target = pair()
+    close(shrinkstats.stein_blend(source, target, noise=SamplingNoise(1e6, 1e6, 0.0)), source, 0)
+
+
+def test_a_dead_channel_does_not_vote():
+    source, target = pair()
+    source.var[2] = 0.0
+    rest = [0, 1, 3, 4]
+    expected = naive.stein_blend([v[rest] for v in source], [v[rest] for v in target], 0.1)
+    close([v[rest] for v in shrinkstats.stein_blend(source, target, noise=0.1)], expected)
+
+
+def test_nan_spreads_to_what_pools_it():
+    source, target = pair()
+    target.mean[2] = np.nan
+    blended = shrinkstats.blend(source, target, n=8, strength=16)
+    assert np.isnan(blended.mean).tolist() == [False, False, True, False, False]
+    assert np.isfinite(blended.var).all()
+    assert np.isnan(shrinkstats.stein_blend(source, target, noise=0.1).mean).all()
+
+
+@given(st.permutations(range(5)))
+@example([4, 3, 2, 1, 0])
+def test_permuting_channels(order):
+    source, target = pair()
+    whole = shrinkstats.stein_blend(source, target, noise=0.1)
+    turned = shrinkstats.stein_blend(*(Statistics(*(v[order] for v in s)) for s in (source, target)), noise=0.1)
+    close(turned, [v[order] for v in whole])
+
+
+def test_statistics_may_be_moments():
+    x = np.random.default_rng(0).normal(size=(6, 5, 4))
+    m, (source, _) = shrinkstats.moments(x), pair()
+    assert isinstance(m, Moments)
+    close(shrinkstats.blend(source, m, n=6, strength=2), naive.blend(source, (m.mean, m.var()), 6, 2))
+    close(shrinkstats.blend(m, source, n=6, strength=2), naive.blend((m.mean, m.var()), source, 6, 2))
