@@ -243,7 +243,10 @@ def check_axes(x: Array, axis: int, sample_axis: int | None) -> tuple[int, int |
     shape = tuple(x.shape)
 
     def resolve(name: str, value: int) -> int:
-        index = operator.index(value)
+        try:
+            index = operator.index(value)
+        except TypeError as error:
+            raise TypeError(f"{name} must be a whole number, got {value!r}") from error
         if not -len(shape) <= index < len(shape):
             raise ValueError(f"{name}={value} is out of bounds for x of shape {shape}")
         return index % len(shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from shrinkstats._arrays import Array, Namespace, as_real, check_channels, nonnegative, positive_number
+from shrinkstats._arrays import Array, Namespace, as_real, check_channels, namespace, nonnegative, positive_number
 from shrinkstats.mean import shrinkage_factor
 from shrinkstats.moments import Moments, Statistics, as_pair, as_statistics
 
@@ -93,6 +93,7 @@ def blend(
 
 def prior_weight(strength: Array | float, n: float, xp: Namespace, *, like: Array) -> Array:
     """N / (N + n), for N from 0 to infinity."""
+    namespace(source=like, strength=strength)  # one library
     strength = nonnegative("strength", as_real("strength", strength, xp, like=like), xp)
     infinite = xp.isinf(strength)
     finite = xp.where(infinite, xp.ones_like(strength), strength)
@@ -165,6 +166,7 @@ def stein_blend(
     kappa = 0.0 if kappa == 0 else positive_number("kappa", kappa)
     xp, source, target = as_pair(source, target)
     parts = noise if isinstance(noise, SamplingNoise) else SamplingNoise(noise, None, None)
+    namespace(source=source.mean, **{f"noise.{k}": v for k, v in parts._asdict().items()})  # one library
     checked = {k: as_real(f"noise.{k}", v, xp, like=source.mean) for k, v in parts._asdict().items() if v is not None}
     for name, x in checked.items():
         check_channels(**{"source": source.mean, f"noise.{name}": x})

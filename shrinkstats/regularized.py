@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shrinkstats._arrays import Array, Namespace, positive_number
-from shrinkstats.moments import Moments, Statistics, as_statistics, namespace
+from shrinkstats._arrays import Array, Namespace, namespace, positive_number
+from shrinkstats.moments import Moments, Statistics, as_statistics
 
 STRENGTH = 1e-3
 """The published lambda."""

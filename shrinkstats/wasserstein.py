@@ -116,8 +116,9 @@ def wasserstein_bounds(
 def _quantile(n: float, alpha: float) -> float:
     from scipy.special import chdtri
 
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+    alpha = positive_number("alpha", alpha)
+    if alpha >= 1:
+        raise ValueError(f"alpha must be below 1, got {alpha:g}")
     return float(chdtri(n - 1, 1 - alpha / 2)) if n > 1 else 0.0
 
 
@@ -170,7 +171,7 @@ def best_strength(source: Pair, target: Pair, *, n: float, bound: str = "upper",
     >>> from shrinkstats import Statistics
     >>> source, target = Statistics(np.zeros(1), np.ones(1)), Statistics(np.array([0.5]), np.array([0.25]))
     >>> print(shrinkstats.best_strength(source, target, n=8).round(3))
-    [0.988]
+    [1.445]
     """
     if bound not in ("upper", "lower"):
         raise ValueError(f'bound must be "upper" or "lower", got {bound!r}')

@@ -312,8 +312,12 @@ def test_without_its_libraries_it_says_what_to_install():
         assert done.stderr == f'The command line needs {missing}: pip install "shrinkstats[cli]"\n'
 
 
-def test_the_demo_says_what_to_install(call, monkeypatch):
+@pytest.mark.parametrize("missing", ["torch", "sklearn", "matplotlib"])
+def test_the_demo_says_what_to_install(call, monkeypatch, missing):
+    pytest.importorskip("torch", reason="without it, torch is what is missing")
     for module in [name for name in sys.modules if name.startswith("shrinkstats.adapters.demo")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    fails(call("demo"), 2, 'the demo needs torch: pip install "shrinkstats[demo]"')
+    for module in [name for name in sys.modules if name.split(".")[0] == missing]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, missing, None)
+    fails(call("demo"), 2, f"the demo needs {missing}", 'pip install "shrinkstats[demo]"')

@@ -119,7 +119,10 @@ def test_no_copy(name, monkeypatch):
 )
 def test_dtypes(dtype):
     x = np.random.default_rng(0).integers(0, 100, size=(6, 5, 7)).astype(dtype)
-    for lying in (x, np.asfortranarray(x), np.moveaxis(np.moveaxis(x, 1, -1).copy(), -1, 1)):
+    layouts = [x, np.asfortranarray(x)]
+    if dtype in ("i1", "u1", "i8", "f4", "f8"):  # each type is compiled anew, which takes seconds
+        layouts.append(np.moveaxis(np.moveaxis(x, 1, -1).copy(), -1, 1))
+    for lying in layouts:
         expected = naive_moments(x)
         m = shrinkstats.moments(lying)
         np.testing.assert_allclose(m.mean, expected["mean"], rtol=1e-6)

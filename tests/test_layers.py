@@ -45,7 +45,7 @@ DIMENSIONS = [
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}], ids=str
+    "options", [{}, {"momentum": None}, {"affine": False}, {"bias": False}, {"track_running_stats": False}], ids=str
 )
 @pytest.mark.parametrize(("ours", "theirs", "shape"), DIMENSIONS)
 def test_batch_statistics_are_batch_norm(ours, theirs, shape, options):

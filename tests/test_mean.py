@@ -101,8 +101,9 @@ def test_translating_data_and_target_translates_the_estimate(mean, noise, shift)
 @example(np.array([1.0, 2.0, 3.0]), 0.5, 400)
 def test_scaling_means_and_noise_scales_the_estimate_to_the_bit(mean, noise, power):
     noise = 0.0 if noise < 1e-3 else noise  # so that the scaled noise does not underflow
-    one, scaled = shrinkstats.james_stein(mean, noise), shrinkstats.james_stein(
-        np.ldexp(mean, power), math.ldexp(noise, 2 * power)
+    one, scaled = (
+        shrinkstats.james_stein(mean, noise),
+        shrinkstats.james_stein(np.ldexp(mean, power), math.ldexp(noise, 2 * power)),
     )
     np.testing.assert_array_equal(scaled.factor, one.factor)
     np.testing.assert_array_equal(scaled.estimate, np.ldexp(one.estimate, power))

@@ -128,7 +128,9 @@ def test_noise_is_unbiased_for_clustered_data():
     """Images share an offset: the mean's variance is many times var / count, and noise estimates it."""
     repeats, samples, pixels, between, within = 4000, 5, 8, 1.0, 0.5
     rng = np.random.default_rng(0)
-    x = rng.normal(scale=between, size=(samples, repeats, 1)) + rng.normal(scale=within, size=(samples, repeats, pixels))
+    x = rng.normal(scale=between, size=(samples, repeats, 1)) + rng.normal(
+        scale=within, size=(samples, repeats, pixels)
+    )
     noise = shrinkstats.moments(x).noise  # the repeats are the channels
     true = between**2 / samples + within**2 / (samples * pixels)
     error = noise.std(ddof=1) / np.sqrt(repeats)

@@ -70,7 +70,7 @@ def james_stein_risk(
     >>> james_stein_risk(10, 0.0)
     2.0
     >>> print(james_stein_risk(10, [0.0, 3.0, 30.0], positive_part=True).round(4))
-    [1.3543 5.9937 9.9296]
+    [1.2577 5.8574 9.9294]
     """
     dim = operator.index(dim)
     if dim < 1:

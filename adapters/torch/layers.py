@@ -39,8 +39,11 @@ class ShrinkBatchNorm(_BatchNorm):
         track_running_stats: bool = True,
         device: Any = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        options = {} if bias else {"bias": False}  # an argument of recent releases of PyTorch
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
         self._prepare(estimator)
 
     def _prepare(self, estimator: Estimator) -> None:
@@ -125,7 +128,7 @@ class ShrinkBatchNorm2d(ShrinkBatchNorm, nn.BatchNorm2d):
         Channels c.
     estimator : Estimator
         One of :mod:`shrinkstats.estimators`; ``Stein()`` by default.
-    eps, momentum, affine, track_running_stats, device, dtype
+    eps, momentum, affine, track_running_stats, device, dtype, bias
         As in :class:`torch.nn.BatchNorm2d`.
 
     Raises
