@@ -30,8 +30,8 @@ def source(result: dict[str, Any]) -> str:
     """Where a table comes from."""
     m = result["machine"]
     return (
-        f"\n\n<sub>`{result['command']}`, {result['date']}, {m['processor']}, {m['cores']} cores, Python {m['python']}, "
-        f"NumPy {m['numpy']}, torch {m['torch']}</sub>"
+        f"\n\n<sub>`{result['command']}`, {result['date']}, {m['processor']}, {m['cores']} cores, "
+        f"Python {m['python']}, NumPy {m['numpy']}, torch {m['torch']}</sub>"
     )
 
 

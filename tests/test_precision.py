@@ -55,6 +55,19 @@ def test_heavy_outliers(order, size, where):
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e8])
+def test_outliers_wherever_a_pivot_may_be_sought(order, size):
+    """Sums around a point far from nearly all of the data would lose the variance in a difference of large numbers."""
+    x = random((1, 5, 6000))
+    x[:, :, :3] = x[:, :, 2999:3002] = x[:, :, -3:] = size
+    x = lay(x, order)
+    expected = naive_moments(x)
+    m = shrinkstats.moments(x)
+    np.testing.assert_allclose(m.var(), expected["var"], rtol=1e-5)
+    np.testing.assert_allclose(m.mean, expected["mean"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_an_outlier_in_one_sample_costs_the_others_nothing(order):
     """Sample means, which the noise is made of, in a sample that starts at 1e4 standard deviations."""
     x = random()

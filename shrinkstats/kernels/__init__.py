@@ -14,13 +14,18 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import numpy as np
+
 from shrinkstats._arrays import Array, is_numpy
+
+
+COMPILED = ("float32", "float64", "uint8")
+"""What the kernels are compiled for: floats, and images as they lie in files. Other integers are promoted first."""
 
 
 def supports(x: Array) -> bool:
     """Whether the compiled kernels read this NumPy array as it lies."""
-    kind, size = x.dtype.kind, x.dtype.itemsize
-    return type(x).__name__ != "MaskedArray" and x.dtype.isnative and (kind in "iu" or (kind == "f" and size in (4, 8)))
+    return not isinstance(x, np.ma.MaskedArray) and x.dtype.isnative and x.dtype.name in COMPILED
 
 
 def backend(x: Array) -> ModuleType:
