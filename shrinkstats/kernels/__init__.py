@@ -18,7 +18,6 @@ import numpy as np
 
 from shrinkstats._arrays import Array, is_numpy
 
-
 COMPILED = ("float32", "float64", "uint8")
 """What the kernels are compiled for: floats, and images as they lie in files. Other integers are promoted first."""
 

@@ -1,15 +1,18 @@
 """The passes compiled by Numba, for NumPy arrays of any strides.
 
-Every run of memory is read once. Sums of float32 data are kept in float32 around a pivot taken from the data, in
-segments short enough that rounding stays near the data's own; segments merge in float64 by Chan's formula, always
-in the same order, so that the bits do not depend on the number of threads.
+Every element is read once. Sums of float32 data are kept in float32 around a pivot taken from the data, in segments
+short enough that rounding stays near the data's own; segments add up in float64, always in the same order, so that
+the bits do not depend on the number of threads. A group is what one sample holds of one channel.
+
+Two orders of memory have loops of their own: planar, where neighbours belong to one channel (runs), and interleaved,
+where they are channels (lanes: accumulators side by side).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -17,15 +20,16 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from shrinkstats.kernels import threads
-from shrinkstats.kernels.layout import Layout, backwards, flat, layout, outermost
+from shrinkstats.kernels.layout import Layout, flat, layout, outermost
 
 Data = NDArray[Any]
 Vector = NDArray[np.float64]
 
-SEGMENT = 2048  # elements of a run between two merges into float64
+SEGMENT = 2048  # elements of a run between two additions in float64
 LANES = 512  # accumulators side by side when neighbours in memory are channels
-FAR = 8  # squares around the pivot this many times those around the mean: it was far off, and digits are lost
+LEAD = 16  # the pivot comes from this many leading elements of a group
 TINY = 1e-25  # below it, squares of float32 deviations may have underflowed
+FAR = 8  # squares around the pivot this many times those around the mean have lost digits
 
 # A sum may be reordered (that is what vectorizes it), but NaN and infinity keep their meaning.
 REORDER = {"reassoc", "contract", "nsz", "arcp"}
@@ -60,11 +64,40 @@ lower = _select("<")
 higher = _select(">")
 
 
-# --- moments: one read -----------------------------------------------------------------------------------------
+def _steps(grid: Layout) -> list[tuple[tuple[int, int, int], NDArray[np.int64]]]:
+    return [(walk.steps, walk.rows) for walk in grid.walks]
+
+
+def _work_type(x: Data) -> Any:
+    """float32 data are summed in float32, all others in float64."""
+    return np.float32 if x.dtype == np.float32 else np.float64
+
+
+# --- moments: reads x ------------------------------------------------------------------------------------------
+
+
+class GroupMoments(NamedTuple):
+    """Moments of every group: arrays of shape (samples, channels); extremes are empty where nobody asked."""
+
+    mean: Vector
+    m2: Vector
+    low: Vector
+    high: Vector
 
 
 @jit(fastmath=REORDER)
-def _segment(run, pivot, low, high):
+def _sums(run, pivot):
+    total = pivot - pivot
+    squares = total
+    for i in range(run.size):
+        d = run[i] - pivot
+        total += d
+        squares += d * d
+    return total, squares
+
+
+@jit(fastmath=REORDER)
+def _sums_and_extremes(run, pivot, low, high):
     total = pivot - pivot
     squares = total
     for i in range(run.size):
@@ -77,82 +110,51 @@ def _segment(run, pivot, low, high):
 
 
 @jit
-def _describe(run, pivot, total, squares, low, high):
-    """Mean, squared deviations and extremes from the sums, looking again where the sums cannot say."""
-    n = run.size
-    if math.isnan(total):
-        for i in range(n):
-            if math.isnan(run[i]):
-                return math.nan, math.nan, math.nan, math.nan
-    elif low == high:  # constant
-        return low, low - low, low, high
-    m2 = squares - total * (total / n)
-    # Out of float32's range, though maybe not out of the result's; or a difference of nearly equal numbers.
-    if not TINY < squares < math.inf or squares > FAR * m2:
-        wide = pivot + total / n
-        wide = wide if math.isfinite(wide) else pivot
-        total, squares = 0.0, 0.0
-        for i in range(n):
-            d = run[i] - wide
-            total += d
-            squares += d * d
-        pivot, m2 = wide, squares - total * (total / n)
-    return pivot + total / n, (0.0 if m2 < 0 else m2), low, high
+def _strided(x, start, step, n):
+    """The elements start, start + step, ..., in ascending order: a sum does not mind."""
+    start += min(step, 0) * (n - 1)
+    return x[start : start + (n - 1) * abs(step) + 1 : max(abs(step), 1)]
 
 
 @jit
-def _merge(at, one, n, count, mean, m2, low, high):
-    """Chan's formula: n elements described by `one` join the `count` before them."""
-    if count == 0:
-        mean[at], m2[at], low[at], high[at] = one
-        return
-    d = one[0] - mean[at]
-    share = n / (count + n)
-    mean[at] += d * share
-    m2[at] += one[1] + d * d * (count * share)
-    low[at] = low[at] if low[at] < one[2] or low[at] != low[at] else one[2]
-    high[at] = high[at] if high[at] > one[3] or high[at] != high[at] else one[3]
+def _pivot(x, start, step, n, zero):
+    """A value near the data: the median of three, which an outlier or a border does not draw away.
 
-
-@jit
-def _pivot(first, middle, last, zero):
-    """A value near the data: the median of three, which an outlier or a border does not draw away."""
-    pivot = max(min(first, middle), min(max(first, middle), last))
+    The three are close together: looking further ahead would wait for memory.
+    """
+    last = min(n, LEAD) - 1
+    first, middle, third = zero + x[start], zero + x[start + last // 2 * step], zero + x[start + last * step]
+    pivot = max(min(first, middle), min(max(first, middle), third))
     return pivot if math.isfinite(pivot) else zero
 
 
 @jit
-def _run(run, zero):
-    """Mean, squared deviations and extremes of one run."""
-    pivot = _pivot(zero + run[0], zero + run[run.size // 2], zero + run[run.size - 1], zero)
-    total, squares = 0.0, 0.0
-    low = high = zero + run[0]
-    for start in range(0, run.size, SEGMENT):
-        t, q, low, high = _segment(run[start : start + SEGMENT], pivot, low, high)
-        total += t
-        squares += q
-    return _describe(run, np.float64(pivot), total, squares, np.float64(low), np.float64(high))
-
-
-@jit
-def _planar(x, walk, rows, length, channels, begin, end, zero, mean, m2, low, high):
-    """Runs within one channel: the groups (sample, channel) from begin to end."""
+def _planar_sums(x, walk, rows, length, channels, begin, end, zero, extremes, pivot, total, squares, low, high):
+    """Sums of the groups from begin to end (sample by sample), each around its pivot."""
     sample, channel, step = walk
     for group in range(begin, end):
         base = (group // channels) * sample + (group % channels) * channel
-        count = 0
+        p = _pivot(x, base + rows[0], step, length, zero)
+        t, q = 0.0, 0.0
+        a = b = zero + x[base + rows[0]]
         for r in range(rows.size):
-            start = base + rows[r]
-            if step == 1:
-                one = _run(x[start : start + length], zero)
-            else:
-                one = _run(x[start : start + (length - 1) * step + 1 : max(step, 1)], zero)
-            _merge(group, one, length, count, mean, m2, low, high)
-            count += length
+            for position in range(0, length, SEGMENT):
+                start, n = base + rows[r] + position * step, min(SEGMENT, length - position)
+                if step != 1:
+                    t1, q1, a, b = _sums_and_extremes(_strided(x, start, step, n), p, a, b)
+                elif extremes:
+                    t1, q1, a, b = _sums_and_extremes(x[start : start + n], p, a, b)
+                else:
+                    t1, q1 = _sums(x[start : start + n], p)
+                t += t1
+                q += q1
+        pivot[group], total[group], squares[group] = p, t, q
+        if extremes:
+            low[group], high[group] = a, b
 
 
 @jit
-def _eight(x, start, step, n, lanes):
+def _eight(x, start, step, n, extremes, lanes):
     """Eight positions of n neighbouring channels."""
     n = min(n, LANES)
     x0, x1 = x[start : start + n], x[start + step : start + step + n]
@@ -160,148 +162,169 @@ def _eight(x, start, step, n, lanes):
     x4, x5 = x[start + 4 * step : start + 4 * step + n], x[start + 5 * step : start + 5 * step + n]
     x6, x7 = x[start + 6 * step : start + 6 * step + n], x[start + 7 * step : start + 7 * step + n]
     pivot, total, squares = lanes[0:LANES], lanes[LANES : 2 * LANES], lanes[2 * LANES : 3 * LANES]
-    low, high = lanes[3 * LANES : 4 * LANES], lanes[4 * LANES : 5 * LANES]
     for c in range(n):
-        v0, v1, v2, v3, v4, v5, v6, v7 = x0[c], x1[c], x2[c], x3[c], x4[c], x5[c], x6[c], x7[c]
         p = pivot[c]
-        d0, d1, d2, d3, d4, d5, d6, d7 = v0 - p, v1 - p, v2 - p, v3 - p, v4 - p, v5 - p, v6 - p, v7 - p
+        d0, d1, d2, d3 = x0[c] - p, x1[c] - p, x2[c] - p, x3[c] - p
+        d4, d5, d6, d7 = x4[c] - p, x5[c] - p, x6[c] - p, x7[c] - p
         total[c] += ((d0 + d1) + (d2 + d3)) + ((d4 + d5) + (d6 + d7))
         squares[c] += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7))
-        a, b = lower(v1, lower(v0, low[c])), higher(v1, higher(v0, high[c]))
-        a, b = lower(v3, lower(v2, a)), higher(v3, higher(v2, b))
-        a, b = lower(v5, lower(v4, a)), higher(v5, higher(v4, b))
-        low[c], high[c] = lower(v7, lower(v6, a)), higher(v7, higher(v6, b))
+    if extremes:
+        low, high = lanes[3 * LANES : 4 * LANES], lanes[4 * LANES : 5 * LANES]
+        for c in range(n):
+            a, b = lower(x1[c], lower(x0[c], low[c])), higher(x1[c], higher(x0[c], high[c]))
+            a, b = lower(x3[c], lower(x2[c], a)), higher(x3[c], higher(x2[c], b))
+            a, b = lower(x5[c], lower(x4[c], a)), higher(x5[c], higher(x4[c], b))
+            low[c], high[c] = lower(x7[c], lower(x6[c], a)), higher(x7[c], higher(x6[c], b))
 
 
 @jit
-def _one(x, start, n, lanes):
+def _one(x, start, n, extremes, lanes):
     """One position of n neighbouring channels."""
     n = min(n, LANES)
     row = x[start : start + n]
     pivot, total, squares = lanes[0:LANES], lanes[LANES : 2 * LANES], lanes[2 * LANES : 3 * LANES]
-    low, high = lanes[3 * LANES : 4 * LANES], lanes[4 * LANES : 5 * LANES]
     for c in range(n):
-        value = row[c]
-        d = value - pivot[c]
+        d = row[c] - pivot[c]
         total[c] += d
         squares[c] += d * d
-        low[c], high[c] = lower(value, low[c]), higher(value, high[c])
+    if extremes:
+        low, high = lanes[3 * LANES : 4 * LANES], lanes[4 * LANES : 5 * LANES]
+        for c in range(n):
+            low[c], high[c] = lower(row[c], low[c]), higher(row[c], high[c])
 
 
 @jit
-def _block(x, start, step, positions, channels, copies, lanes, zero):
-    """Lanes of sums over a block of positions. With few channels, several positions lie side by side."""
-    middle, last = start + positions // 2 * step, start + (positions - 1) * step
-    for c in range(channels):
-        first = zero + x[start + c]
-        pivot = _pivot(first, zero + x[middle + c], zero + x[last + c], zero)
-        for k in range(copies):
-            lane = k * channels + c
-            lanes[lane], lanes[LANES + lane], lanes[2 * LANES + lane] = pivot, zero, zero
-            lanes[3 * LANES + lane], lanes[4 * LANES + lane] = first, first
-    position = 0
-    while position + 8 * copies <= positions:
-        _eight(x, start + position * step, copies * step, copies * channels, lanes)
-        position += 8 * copies
-    while position < positions:
-        _one(x, start + position * step, channels, lanes)
-        position += 1
-
-
-@jit
-def _interleaved(x, walk, rows, length, channels, first, last, begin, end, lanes, zero, mean, m2, low, high):
-    """Runs across channels: samples from begin to end, channels from first to last."""
+def _interleaved_sums(
+    x, walk, rows, length, channels, begin, end, zero, extremes, lanes, pivot, total, squares, low, high
+):
+    """Sums of the samples from begin to end, each group around its pivot."""
     sample, _, step = walk
     for s in range(begin, end):
-        for tile in range(first, last, LANES):
-            width = min(LANES, last - tile)
-            copies = LANES // width if step == channels == width else 1
-            count = 0
+        for tile in range(0, channels, LANES):
+            width = min(LANES, channels - tile)
+            copies = LANES // width if step == channels == width else 1  # positions that lie side by side in the lanes
+            base = s * sample + tile
+            for c in range(width):
+                group = s * channels + tile + c
+                pivot[group] = _pivot(x, base + rows[0] + c, step, length, zero)
+                total[group], squares[group] = 0.0, 0.0
+                if extremes:
+                    low[group] = high[group] = zero + x[base + rows[0] + c]
             for r in range(rows.size):
-                for position in range(0, length, SEGMENT * copies):
-                    start = s * sample + tile + rows[r] + position * step
-                    n = min(SEGMENT * copies, length - position)
-                    _block(x, start, step, n, width, copies, lanes, zero)
-                    for c in range(width):
-                        total, squares = 0.0, 0.0
-                        a, b = lanes[3 * LANES + c], lanes[4 * LANES + c]
-                        for lane in range(c, copies * width, width):
-                            total += lanes[LANES + lane]
-                            squares += lanes[2 * LANES + lane]
-                            a = lower(lanes[3 * LANES + lane], a)
-                            b = higher(lanes[4 * LANES + lane], b)
-                        run = x[start + c : start + c + (n - 1) * step + 1 : max(step, 1)]
-                        one = _describe(run, np.float64(lanes[c]), total, squares, np.float64(a), np.float64(b))
-                        _merge(s * channels + tile + c, one, n, count, mean, m2, low, high)
-                    count += n
+                for block in range(0, length, SEGMENT * copies):
+                    for c in range(copies * width):
+                        group = s * channels + tile + c % width
+                        lanes[c], lanes[LANES + c], lanes[2 * LANES + c] = pivot[group], zero, zero
+                        if extremes:
+                            lanes[3 * LANES + c], lanes[4 * LANES + c] = low[group], high[group]
+                    position, stop = block, min(block + SEGMENT * copies, length)
+                    while position + 8 * copies <= stop:
+                        _eight(x, base + rows[r] + position * step, copies * step, copies * width, extremes, lanes)
+                        position += 8 * copies
+                    while position < stop:
+                        _one(x, base + rows[r] + position * step, width, extremes, lanes)
+                        position += 1
+                    for c in range(copies * width):
+                        group = s * channels + tile + c % width
+                        total[group] += lanes[LANES + c]
+                        squares[group] += lanes[2 * LANES + c]
+                        if extremes:
+                            low[group] = lower(lanes[3 * LANES + c], low[group])
+                            high[group] = higher(lanes[4 * LANES + c], high[group])
+
+
+@jit
+def _look_again(x, base, step, rows, length, pivot):
+    """Sums of a group around a pivot in float64, and whether it holds a NaN."""
+    total, squares, nan = 0.0, 0.0, False
+    for r in range(rows.size):
+        t, q = _sums(_strided(x, base + rows[r], step, length), pivot)
+        total += t
+        squares += q
+    if math.isnan(total):
+        for r in range(rows.size):
+            for i in range(length):
+                nan = nan or math.isnan(x[base + rows[r] + i * step])
+    return total, squares, nan
+
+
+@jit
+def _describe(x, walk, rows, length, channels, begin, end, extremes, mean, total, m2, low, high):
+    """Mean and squared deviations from the sums (the pivot comes in `mean`, the squares in `m2`)."""
+    n = rows.size * length
+    for group in range(begin, end):
+        pivot, shift = mean[group], total[group] / n
+        squares = m2[group] - total[group] * shift
+        # Out of float32's range, though maybe not out of the result's; or a difference of nearly equal numbers.
+        if not TINY < m2[group] < math.inf or m2[group] > FAR * squares:
+            pivot = pivot + shift if math.isfinite(shift) else pivot
+            base = (group // channels) * walk[0] + (group % channels) * walk[1]
+            again, squares, nan = _look_again(x, base, walk[2], rows, length, pivot)
+            shift = again / n
+            squares -= again * shift
+            if nan and extremes:
+                low[group] = high[group] = math.nan
+        mean[group], m2[group] = pivot + shift, 0.0 if squares < 0 else squares
+
+
+def group_moments(x: Data, axis: int, sample_axis: int | None, *, extremes: bool = True) -> GroupMoments:
+    """Moments of every group; the samples are slices along `sample_axis`, or all is one."""
+    memory, strides = flat(x)
+    grid = layout(x.shape, (strides,), axis, sample_axis)
+    ((walk, rows),) = _steps(grid)
+    length, samples, channels = grid.length, grid.samples, grid.channels
+    zero = _work_type(x)(0)
+    mean, total, m2 = (np.empty(samples * channels) for _ in range(3))
+    low, high = (np.empty(samples * channels if extremes else 0) for _ in range(2))
+
+    def planar(begin: int, end: int) -> None:
+        _planar_sums(memory, walk, rows, length, channels, begin, end, zero, extremes, mean, total, m2, low, high)
+        _describe(memory, walk, rows, length, channels, begin, end, extremes, mean, total, m2, low, high)
+
+    def interleaved(begin: int, end: int) -> None:
+        lanes = np.empty(5 * LANES, dtype=zero.dtype)
+        _interleaved_sums(
+            memory, walk, rows, length, channels, begin, end, zero, extremes, lanes, mean, total, m2, low, high
+        )
+        begin, end = begin * channels, end * channels
+        _describe(memory, walk, rows, length, channels, begin, end, extremes, mean, total, m2, low, high)
+
+    if grid.interleaved:
+        threads.share(interleaved, samples, x.nbytes)
+    else:
+        threads.share(planar, samples * channels, x.nbytes)
+    return GroupMoments(*(v.reshape(-1, channels) for v in (mean, m2, low, high)))
 
 
 def moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector, Vector, Vector, Vector]:
     """Per channel: mean, sum of squared deviations, minimum, maximum, and the same sum for the samples' means."""
-    turn = backwards(x)
-    x = x[turn]
-    memory, strides = flat(x)
-    outer = outermost(x.shape, strides, axis) if sample_axis is None else sample_axis
-    if outer is None or x.shape[axis] * x.shape[outer] == x.size:  # nothing within a sample: all in one group
-        outer = None
-    grid = layout(x.shape, (strides,), axis, outer)
-    zero = np.zeros((), np.float32 if x.dtype == np.float32 else np.float64)[()]
-    mean, m2, low, high = groups = [np.empty((grid.samples, grid.channels)) for _ in range(4)]
-    _share_moments(memory, grid, zero, [g.reshape(-1) for g in groups], x.nbytes)
-    if grid.samples == 1:
-        alone = sample_axis is None or x.shape[sample_axis] > 1
-        result = (mean[0], m2[0], low[0], high[0], (m2[0] if alone else np.zeros(grid.channels)))
-    else:
-        result = _merge_samples(mean, m2, low, high, x.size // mean.size, separate=sample_axis is not None)
-    return tuple(vector[turn[axis]] for vector in result)  # type: ignore[return-value]
+    outer = outermost(x, axis) if sample_axis is None else sample_axis
+    if outer is not None and x.shape[axis] * x.shape[outer] == x.size:  # nothing within a sample: one group
+        separate = sample_axis is None or x.shape[outer] > 1
+        mean, m2, low, high = (v[0] for v in group_moments(x, axis, None))
+        return mean, m2, low, high, m2 if separate else np.zeros_like(m2)
+    groups = group_moments(x, axis, outer)
+    mean, m2, sample_m2 = merge_groups(groups, x.size // groups.mean.size)
+    return mean, m2, groups.low.min(axis=0), groups.high.max(axis=0), m2 if sample_axis is None else sample_m2
 
 
-def _merge_samples(
-    mean: Data, m2: Data, low: Data, high: Data, size: int, *, separate: bool
-) -> tuple[Vector, Vector, Vector, Vector, Vector]:
-    """The statistics of samples of one size as those of all."""
-    low, high = low.min(axis=0), high.max(axis=0)
+def merge_groups(groups: GroupMoments, size: int) -> tuple[Vector, Vector, Vector]:
+    """Mean, squared deviations, and squared deviations of the samples' means, from groups of one size."""
+    if len(groups.mean) == 1:
+        return groups.mean[0], groups.m2[0], np.zeros(groups.mean.shape[1])
     with np.errstate(invalid="ignore"):  # infinity in the data: its mean is infinite and its deviations are NaN
-        # A mean of equal numbers may be off by a bit; that of a constant channel is the constant.
-        center = np.where(low == high, low, mean.mean(axis=0))
-        sample_m2 = np.square(mean - center).sum(axis=0)
-        whole = m2.sum(axis=0) + size * sample_m2
-    return center, whole, low, high, (sample_m2 if separate else whole)
+        # A mean of equal numbers may be off by a bit; around the first of them it is not.
+        origin = groups.mean[0]
+        mean = origin + (groups.mean - origin).mean(axis=0)
+        sample_m2 = np.square(groups.mean - mean).sum(axis=0)
+        return mean, groups.m2.sum(axis=0) + size * sample_m2, sample_m2
 
 
-def _share_moments(x: Data, grid: Layout, zero: Any, groups: list[Vector], size: int) -> None:
-    (walk,) = grid.walks
-    steps, rows, length, channels = walk.steps, walk.rows, grid.length, grid.channels
-
-    def new_lanes() -> Data:
-        return np.empty(5 * LANES, dtype=zero.dtype)
-
-    if not grid.interleaved:
-
-        def task(i: int, j: int) -> None:
-            _planar(x, steps, rows, length, channels, i, j, zero, *groups)
-
-        threads.share(task, grid.samples * channels, size)
-    elif grid.samples > 1:
-
-        def task(i: int, j: int) -> None:
-            _interleaved(x, steps, rows, length, channels, 0, channels, i, j, new_lanes(), zero, *groups)
-
-        threads.share(task, grid.samples, size)
-    else:
-
-        def task(i: int, j: int) -> None:
-            last = min(j * LANES, channels)
-            _interleaved(x, steps, rows, length, channels, i * LANES, last, 0, 1, new_lanes(), zero, *groups)
-
-        threads.share(task, -(-channels // LANES), size)
-
-
-# --- affine: one read, one write -------------------------------------------------------------------------------
+# --- affine: reads x, writes y ---------------------------------------------------------------------------------
 
 
 @jit
-def _affine_planar(x, y, walk, out, rows, out_rows, length, channels, begin, end, pivot, a, b):
+def _planar_affine(x, y, walk, out, rows, out_rows, length, channels, begin, end, pivot, a, b):
     for group in range(begin, end):
         s, c = group // channels, group % channels
         p, slope, shift = pivot[c], a[c], b[c]
@@ -318,66 +341,42 @@ def _affine_planar(x, y, walk, out, rows, out_rows, length, channels, begin, end
 
 
 @jit
-def _affine_interleaved(x, y, step, out_step, rows, out_rows, length, begin, end, pivot, a, b):
-    """Stretches of as many elements as pivot, a and b have: one position's channels, or several positions'."""
-    for i in range(begin, end):
-        r, position = i // length, i % length
-        start, target = rows[r] + position * step, out_rows[r] + position * out_step
-        source, result = x[start : start + pivot.size], y[target : target + pivot.size]
-        for c in range(pivot.size):
-            result[c] = (source[c] - pivot[c]) * a[c] + b[c]
+def _interleaved_affine(x, y, walk, out, rows, out_rows, length, channels, copies, begin, end, pivot, a, b):
+    for s in range(begin, end):
+        for r in range(rows.size):
+            for position in range(0, length, copies):
+                n = min(copies, length - position) * channels
+                start = s * walk[0] + rows[r] + position * walk[2]
+                target = s * out[0] + out_rows[r] + position * out[2]
+                source, result = x[start : start + n], y[target : target + n]
+                for i in range(n):
+                    result[i] = (source[i] - pivot[i]) * a[i] + b[i]
 
 
-def affine(x: Data, axis: int, pivot: Vector, a: Vector, b: Vector) -> Data:
+def affine(x: Data, axis: int, pivot: Vector, a: Vector, b: Vector, out: Data | None = None) -> Data:
     """``a (x - pivot) + b`` per channel, of x's dtype. The pivot, near the data, keeps float32 exact far from zero."""
-    turn = backwards(x)
-    x = x[turn]
-    y = np.empty_like(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64)
-    (source, strides), (target, out_strides) = flat(x), flat(y)
-    vectors = [np.ascontiguousarray(v[turn[axis]], dtype=y.dtype) for v in (pivot, a, b)]
-    grid = layout(x.shape, (strides, out_strides), axis, None)
+    y = np.empty_like(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64) if out is None else out
+    _per_channel(_planar_affine, _interleaved_affine, [x, y], axis, [pivot, a, b])
+    return y
+
+
+def _per_channel(
+    planar: Any, interleaved: Any, arrays: list[Data], axis: int, vectors: list[Vector], *more: Data
+) -> None:
+    """Run a pass that reads all of the arrays but the last, and writes that one."""
+    memories, strides = zip(*map(flat, arrays), strict=True)
+    outer = outermost(arrays[0], axis)
+    grid = layout(arrays[0].shape, strides, axis, outer)
+    if grid.interleaved and grid.length == 1:  # positions are all there is: walk along them
+        grid = layout(arrays[0].shape, strides, axis, None)
+    walks, rows = zip(*_steps(grid), strict=True)
+    vectors = [np.ascontiguousarray(v, dtype=arrays[-1].dtype) for v in vectors]
+    fixed = (*memories, *walks, *rows, grid.length, grid.channels)
     if grid.interleaved:
-        _share_affine_interleaved(source, target, grid, vectors, x.nbytes)
-        return y[turn]
-    grid = layout(x.shape, (strides, out_strides), axis, outermost(x.shape, strides, axis))
-    walk, out = grid.walks
-
-    def task(i: int, j: int) -> None:
-        _affine_planar(
-            source,
-            target,
-            walk.steps,
-            out.steps,
-            walk.rows,
-            out.rows,
-            grid.length,
-            grid.channels,
-            i,
-            j,
-            *vectors,
-        )
-
-    threads.share(task, grid.samples * grid.channels, x.nbytes)
-    return y[turn]
-
-
-def _share_affine_interleaved(x: Data, y: Data, grid: Layout, vectors: list[Data], size: int) -> None:
-    walk, out = grid.walks
-    dense = walk.step == out.step == grid.channels and walk.rows.size == 1
-    copies = max(1, LANES // grid.channels) if dense else 1
-    whole = grid.length // copies * copies
-
-    def stretch(begin: int, end: int, copies: int) -> None:
+        dense = all(walk[2] == grid.channels for walk in walks)
+        copies = max(1, LANES // grid.channels) if dense else 1  # positions side by side in one stretch
         wide = [np.tile(v, copies) for v in vectors]
-        length, shift = max(1, (end - begin) // copies), begin * grid.channels
-        step, out_step = walk.step * copies, out.step * copies
-
-        def task(i: int, j: int) -> None:
-            _affine_interleaved(x[shift:], y[shift:], step, out_step, walk.rows, out.rows, length, i, j, *wide)
-
-        threads.share(task, length * walk.rows.size, size)
-
-    if whole:
-        stretch(0, whole, copies)
-    if whole < grid.length:
-        stretch(whole, grid.length, 1)
+        threads.share(lambda i, j: interleaved(*fixed, copies, i, j, *wide, *more), grid.samples, arrays[0].nbytes)
+    else:
+        groups = grid.samples * grid.channels
+        threads.share(lambda i, j: planar(*fixed, i, j, *vectors, *more), groups, arrays[0].nbytes)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 
 class Walk(NamedTuple):
-    """How to walk through one array: steps between samples, channels and neighbours of a run; offsets of runs."""
+    """How to walk through one array: steps between samples, channels and neighbours of a run; where runs start."""
 
     sample: int
     channel: int
@@ -43,26 +43,30 @@ class Layout(NamedTuple):
         return all(walk.channel == 1 and (walk.step != 1 or self.length == 1) for walk in self.walks)
 
 
-def backwards(x: NDArray[Any]) -> tuple[slice, ...]:
-    """The index that turns around every axis that runs backwards in memory; vectors of channels turn with theirs."""
-    return tuple(slice(None, None, -1 if stride < 0 else 1) for stride in x.strides)
-
-
 def flat(x: NDArray[Any]) -> tuple[NDArray[Any], tuple[int, ...]]:
-    """The memory of an array without negative strides, and its strides there; copies only odd byte strides."""
-    if any(stride % x.itemsize for stride in x.strides):
-        x = np.ascontiguousarray(x)
-    strides = tuple(0 if n == 1 else stride // x.itemsize for n, stride in zip(x.shape, x.strides, strict=True))
+    """The memory of an array from its lowest address on, and its strides there; copies only odd byte strides."""
     if x.flags.c_contiguous:
-        return x.reshape(-1), strides
-    extent = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, strides, strict=True))
-    return as_strided(x, shape=(extent,), strides=(x.itemsize,), writeable=x.flags.writeable), strides
+        return x.reshape(-1), _elements(x)
+    if any(stride % x.itemsize for stride in x.strides):
+        return flat(np.ascontiguousarray(x))
+    strides = _elements(x)
+    upwards = x[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in strides)]
+    dense = upwards.transpose(sorted(range(x.ndim), key=lambda i: -abs(strides[i])))
+    if dense.flags.c_contiguous:
+        return dense.reshape(-1), strides
+    extent = 1 + sum((n - 1) * abs(stride) for n, stride in zip(x.shape, strides, strict=True))
+    return as_strided(upwards, shape=(extent,), strides=(x.itemsize,), writeable=x.flags.writeable), strides
 
 
-def outermost(shape: tuple[int, ...], strides: tuple[int, ...], axis: int) -> int | None:
+def _elements(x: NDArray[Any]) -> tuple[int, ...]:
+    """Strides in elements; an axis of one element has none."""
+    return tuple(0 if n == 1 else stride // x.itemsize for n, stride in zip(x.shape, x.strides, strict=True))
+
+
+def outermost(x: NDArray[Any], axis: int) -> int | None:
     """The axis to walk along last: the one of the largest step, other than the channels'."""
-    others = [i for i in range(len(shape)) if i != axis and shape[i] > 1]
-    return max(others, key=lambda i: strides[i], default=None)
+    others = [i for i in range(x.ndim) if i != axis and x.shape[i] > 1]
+    return max(others, key=lambda i: abs(x.strides[i]), default=None)
 
 
 @lru_cache(maxsize=1024)
@@ -74,7 +78,10 @@ def layout(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: i
     points = list(product(*(range(run[0]) for run in runs)))
     walks = []
     for k, s in enumerate(strides):
-        rows = np.array([sum(i * run[k + 1] for i, run in zip(point, runs, strict=True)) for point in points], np.int64)
+        first = sum(
+            (n - 1) * max(-stride, 0) for n, stride in zip(shape, s, strict=True)
+        )  # where element 0, 0, ... lies
+        rows = np.array([first + sum(i * run[k + 1] for i, run in zip(p, runs, strict=True)) for p in points], np.int64)
         rows.flags.writeable = False
         walks.append(Walk(0 if sample_axis is None else s[sample_axis], s[axis], steps[k], rows))
     return Layout(1 if sample_axis is None else shape[sample_axis], shape[axis], length, tuple(walks))
@@ -83,7 +90,7 @@ def layout(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: i
 def _merge(axes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Axes as (size, stride in each array), outermost first, neighbours in memory made one."""
     merged: list[tuple[int, ...]] = []
-    for axis in sorted(axes, key=lambda a: a[1:], reverse=True):
+    for axis in sorted(axes, key=lambda a: tuple(map(abs, a[1:])), reverse=True):
         if merged and all(outer == axis[0] * inner for outer, inner in zip(merged[-1][1:], axis[1:], strict=True)):
             axis = (merged.pop()[0] * axis[0], *axis[1:])
         merged.append(axis)
