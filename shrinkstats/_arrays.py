@@ -28,16 +28,27 @@ def is_array(x: object) -> bool:
     return is_array_api_obj(x) and not isinstance(x, np.generic)
 
 
+_FREE = (int, float, complex, str, list, tuple, np.generic, type(None))
+_known: dict[type, Namespace] = {}
+
+
 def namespace(**arguments: object) -> Namespace:
     """The array API namespace that the named arguments share; numbers and sequences go with any."""
+    kinds = {type(x) for x in arguments.values() if not isinstance(x, _FREE)}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind in _known:  # asking every library anew would cost more than the arithmetic on short vectors
+        return _known[kind]
     arrays = {name: x for name, x in arguments.items() if is_array(x)}
     if not arrays:
         return array_namespace(np.empty(0))
     try:
-        return array_namespace(*arrays.values())
+        xp = array_namespace(*arrays.values())
     except TypeError as error:
-        kinds = ", ".join(f"{name} is a {type(x).__module__}.{type(x).__name__}" for name, x in arrays.items())
-        raise TypeError(f"arrays of different libraries: {kinds}; convert them to one kind first") from error
+        kinds_found = ", ".join(f"{name} is a {type(x).__module__}.{type(x).__name__}" for name, x in arrays.items())
+        raise TypeError(f"arrays of different libraries: {kinds_found}; convert them to one kind first") from error
+    if kind is not None:
+        _known[kind] = xp
+    return xp
 
 
 def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> Array:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from shrinkstats._arrays import Array, namespace, positive_number
-from shrinkstats.mean import shrink, shrink_by_channels
+from shrinkstats.mean import shrink, shrink_by_channels, shrink_by_channels_pullback, shrink_pullback
 from shrinkstats.moments import Moments, Statistics
 from shrinkstats.prior import Prior, SamplingNoise, as_prior, blend, stein_blend
 from shrinkstats.regularized import STRENGTH, lasso_statistics, ridge_statistics
-from shrinkstats.variance import shrink_variances
+from shrinkstats.variance import shrink_variances, shrink_variances_pullback
 
 __all__ = [
     "BatchStatistics",
@@ -29,13 +29,27 @@ __all__ = [
 ]
 
 
+class Cotangent(NamedTuple):
+    """Gradient of a loss with respect to the moments of a batch; None is zero."""
+
+    mean: Array | None = None
+    m2: Array | None = None
+    minimum: Array | None = None
+    maximum: Array | None = None
+    sample_m2: Array | None = None
+
+
 @dataclass(frozen=True)
 class Estimator:
     """Base of all rules.
 
     Subclasses define :meth:`statistics`; those whose second statistic is not a variance also override
-    :meth:`scale` and :meth:`tracked`.
+    :meth:`scale`, :meth:`scale_gradient` and :meth:`tracked`. A layer differentiates any rule by itself;
+    :meth:`pullback` is there for rules that know a faster way.
     """
+
+    uses_extremes: ClassVar[bool] = True
+    """Whether `statistics` looks at minimum and maximum; a layer need not compute them if it does not."""
 
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """What the layer normalizes with and its running buffers follow: center, and variance or range."""
@@ -45,9 +59,17 @@ class Estimator:
         """What the centered data are divided by: sqrt(variance + eps)."""
         return namespace(spread=spread).sqrt(spread + eps)
 
+    def scale_gradient(self, spread: Array, scale: Array) -> Array:
+        """The derivative of `scale`, itself at hand, with respect to the spread."""
+        return 0.5 / scale
+
     def tracked(self, spread: Array, count: int) -> Array:
         """What running_var follows: the variance times count / (count - 1), as in PyTorch."""
         return spread * (count / (count - 1))
+
+    def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent | None:
+        """From the gradient of a loss with respect to `statistics` to that for the moments, if in closed form."""
+        return None
 
     def __call__(self, moments: Moments, prior: Any = None, eps: float = 1e-5) -> tuple[Array, Array]:
         """Center and scale, vectors of shape (c,).
@@ -80,9 +102,15 @@ class Estimator:
 class BatchStatistics(Estimator):
     """The sample mean and variance, as plain batch norm takes them (Ioffe & Szegedy 2015)."""
 
+    uses_extremes: ClassVar[bool] = False
+
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The sample mean and variance (ddof=0)."""
         return Statistics(moments.mean, moments.var())
+
+    def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
+        """Of a mean and a variance."""
+        return Cotangent(mean=g.mean, m2=g.var / moments.count)
 
 
 @dataclass(frozen=True)
@@ -102,6 +130,8 @@ class Stein(Estimator):
     ----------
     James & Stein (1961); Bock (1975); DasGupta (1986); arXiv 2507.08261 for their use in batch norm.
     """
+
+    uses_extremes: ClassVar[bool] = False
 
     mean: str | None = "sampling"
     var: str | None = "gamma"
@@ -131,6 +161,25 @@ class Stein(Estimator):
             var = shrink_by_channels(var, xp).estimate
         return Statistics(mean, var)
 
+    def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
+        """Of the shrinkage factor and the geometric mean."""
+        xp = namespace(mean=moments.mean)
+        mean, var, noise = g.mean, g.var, None
+        if self.mean == "sampling":
+            mean, noise = shrink_pullback(moments.mean, moments.noise, g.mean, xp)
+        elif self.mean == "channel":
+            mean = shrink_by_channels_pullback(moments.mean, g.mean, xp)
+        if self.var == "gamma":
+            var = shrink_variances_pullback(moments.var(), moments.count, g.var, xp)
+        elif self.var == "channel":
+            var = shrink_by_channels_pullback(moments.var(), g.var, xp)
+        m2 = var / moments.count
+        if noise is None:
+            return Cotangent(mean, m2)
+        if moments.samples < 2:  # the noise is then var(ddof=1) / count
+            return Cotangent(mean, m2 + noise / (moments.count - 1) / moments.count)
+        return Cotangent(mean, m2, sample_m2=noise * moments.noise_scale)
+
 
 @dataclass(frozen=True)
 class RobustNorm(Estimator):
@@ -155,9 +204,17 @@ class RobustNorm(Estimator):
         """The sample mean and the range."""
         return Statistics(moments.mean, moments.maximum - moments.minimum)
 
+    def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
+        """Of a mean and a range."""
+        return Cotangent(mean=g.mean, minimum=-g.var, maximum=g.var)
+
     def scale(self, spread: Array, eps: float) -> Array:
         """range^power + eps."""
         return spread**self.power + eps
+
+    def scale_gradient(self, spread: Array, scale: Array) -> Array:
+        """power range^(power - 1)."""
+        return self.power * spread ** (self.power - 1)
 
     def tracked(self, spread: Array, count: int) -> Array:
         """The range itself."""
@@ -178,6 +235,8 @@ class Ridge(Estimator):
     A baseline of arXiv 2507.08261.
     """
 
+    uses_extremes: ClassVar[bool] = False
+
     strength: float = STRENGTH
 
     def __post_init__(self) -> None:
@@ -186,6 +245,11 @@ class Ridge(Estimator):
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The ridge estimates of mean and variance."""
         return ridge_statistics(Statistics(moments.mean, moments.var()), moments.count, self.strength)
+
+    def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
+        """Of two constant factors."""
+        n = moments.count
+        return Cotangent(mean=g.mean * (n / (n + self.strength)), m2=g.var / (n * (1 + self.strength)))
 
 
 @dataclass(frozen=True)
@@ -202,6 +266,8 @@ class Lasso(Estimator):
     A baseline of arXiv 2507.08261.
     """
 
+    uses_extremes: ClassVar[bool] = False
+
     strength: float = STRENGTH
 
     def __post_init__(self) -> None:
@@ -211,6 +277,13 @@ class Lasso(Estimator):
         """The soft-thresholded mean and variance."""
         xp = namespace(mean=moments.mean)
         return lasso_statistics(Statistics(moments.mean, moments.var()), moments.count, self.strength, xp)
+
+    def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
+        """Of two soft thresholds."""
+        xp, n = namespace(mean=moments.mean), moments.count
+        mean = xp.where(xp.abs(moments.mean) > self.strength / (2 * n), g.mean, xp.zeros_like(g.mean))
+        var = xp.where(moments.var() > self.strength / 2, g.var, xp.zeros_like(g.var))
+        return Cotangent(mean=mean, m2=var / n)
 
 
 @dataclass(frozen=True)
@@ -227,6 +300,8 @@ class PriorBlend(Estimator):
     Schneider, Rusak et al. (2020), eq. 3.
     """
 
+    uses_extremes: ClassVar[bool] = False
+
     strength: float
 
     def __post_init__(self) -> None:
@@ -236,6 +311,11 @@ class PriorBlend(Estimator):
         """The blend of both."""
         source = _required(self, prior)
         return blend(Statistics(source.mean, source.var), moments, n=moments.samples, strength=self.strength)
+
+    def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
+        """Of the batch's weight n / (N + n)."""
+        weight = moments.samples / (self.strength + moments.samples)
+        return Cotangent(mean=g.mean * weight, m2=g.var * (weight / moments.count))
 
 
 @dataclass(frozen=True)
@@ -250,6 +330,8 @@ class SteinBlend(Estimator):
     kappa : float
         Factor on the noise; 1 is Stein's.
     """
+
+    uses_extremes: ClassVar[bool] = False
 
     kappa: float = 1.0
 

@@ -168,6 +168,23 @@ def shrink(
     return Shrunk(target + factor[..., None] * deviation, factor)
 
 
+def shrink_pullback(mean: Array, noise: Array, g: Array, xp: Namespace) -> tuple[Array, Array]:
+    """From the gradient of `shrink`'s estimate (target 0, positive part) to those of mean and noise."""
+    if mean.shape[-1] < 3:
+        return g, xp.zeros_like(g)
+    largest = noise == xp.max(noise, axis=-1, keepdims=True)
+    ties = xp.sum(xp.astype(largest, g.dtype), axis=-1, keepdims=True)
+    slope = 1 - xp.where(largest, 2 / ties, xp.zeros_like(ties))  # of the amount, sum v - 2 max v
+    amount = xp.sum(slope * noise, axis=-1, keepdims=True)
+    squares = xp.sum(mean * mean, axis=-1, keepdims=True)
+    ratio = amount / squares
+    zero = xp.zeros_like(ratio)
+    inside = (ratio > 0) & (ratio < 1)  # elsewhere the factor is cut off, and constant
+    push = xp.where(inside, xp.sum(g * mean, axis=-1, keepdims=True) / squares, zero)
+    factor = xp.where(ratio < 0, zero + 1, xp.where((ratio > 1) | (squares == 0), zero, 1 - ratio))
+    return factor * g + 2 * push * ratio * mean, -push * slope
+
+
 def channel_james_stein(mean: Array) -> Shrunk:
     r"""James-Stein as published for batch norm: the noise is taken from the spread between the channels.
 
@@ -224,6 +241,21 @@ def shrink_by_channels(mean: Array, xp: Namespace) -> Shrunk:
     amount = (channels - 2) / (channels + 1) * xp.sum(spread * spread, axis=-1)
     factor = factor_from(amount, xp.sum(m * m, axis=-1), xp)
     return Shrunk(factor[..., None] * mean, factor)
+
+
+def shrink_by_channels_pullback(mean: Array, g: Array, xp: Namespace) -> Array:
+    """From the gradient of `shrink_by_channels`'s estimate to that of the mean."""
+    channels = mean.shape[-1]
+    if channels < 3:
+        return g
+    spread = mean - xp.mean(mean, axis=-1, keepdims=True)
+    share = (channels - 2) / (channels + 1)
+    squares = xp.sum(mean * mean, axis=-1, keepdims=True)
+    nothing = squares == 0
+    squares = xp.where(nothing, xp.ones_like(squares), squares)
+    ratio = share * xp.sum(spread * spread, axis=-1, keepdims=True) / squares
+    push = 2 * xp.sum(g * mean, axis=-1, keepdims=True) / squares
+    return xp.where(nothing, xp.zeros_like(g), (1 - ratio) * g + push * (ratio * mean - share * spread))
 
 
 def _check_broadcast(mean: Array, **others: Array) -> None:

@@ -133,9 +133,16 @@ class Moments:
         """
         if self.samples < 2:
             return self.var(ddof=1) / self.count if self.count else self.m2 * math.nan
-        offset = self.sample_mean - self.mean
-        squares = self.sample_m2 + self.sample_weight * offset * offset
-        return squares / self.count / self.count * (self.samples / (self.samples - 1))
+        squares = self.sample_m2
+        if self.sample_mean is not self.mean:  # samples of different sizes
+            offset = self.sample_mean - self.mean
+            squares = squares + self.sample_weight * offset * offset
+        return squares * self.noise_scale
+
+    @property
+    def noise_scale(self) -> float:
+        """What turns `sample_m2` into `noise`, for two samples or more."""
+        return self.samples / (self.samples - 1) / self.count / self.count
 
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):

@@ -61,12 +61,28 @@ def gamma_stein(var: Array, n: float) -> Array:
 
 def shrink_variances(var: Array, n: float, xp: Namespace) -> Array:
     """`gamma_stein` on arguments that were checked."""
+    weight, share = _weights(n, var.shape[-1])
+    return weight * var + share * _geometric_mean(var, xp)
+
+
+def shrink_variances_pullback(var: Array, n: float, g: Array, xp: Namespace) -> Array:
+    """From the gradient of `shrink_variances`'s estimate to that of the variances."""
     channels = var.shape[-1]
-    positive = var > 0
-    logarithms = xp.log(xp.where(positive | xp.isnan(var), var, xp.ones_like(var)))
-    geometric = xp.exp(xp.mean(logarithms, axis=-1, keepdims=True))
-    # One variance of zero makes the product zero, unless a NaN makes it NaN.
-    vanishes = xp.any(var == 0, axis=-1, keepdims=True) & ~xp.isnan(geometric)
-    geometric = xp.where(vanishes, xp.zeros_like(geometric), geometric)
+    weight, share = _weights(n, channels)
+    geometric = _geometric_mean(var, xp)
+    positive = xp.where(var == 0, xp.ones_like(var), var)  # next to a variance of zero the geometric mean is zero
+    return weight * g + share / channels * xp.sum(g, axis=-1, keepdims=True) * (geometric / positive)
+
+
+def _weights(n: float, channels: int) -> tuple[float, float]:
+    """Those of the variances and of their geometric mean."""
     weight = n / (n + 1)
-    return weight * var + 4 * (channels - 1) * weight / ((n - 1) * channels + 2) * geometric
+    return weight, 4 * (channels - 1) * weight / ((n - 1) * channels + 2)
+
+
+def _geometric_mean(var: Array, xp: Namespace) -> Array:
+    zero = var == 0
+    geometric = xp.exp(xp.mean(xp.log(xp.where(zero, xp.ones_like(var), var)), axis=-1, keepdims=True))
+    # One variance of zero makes the product zero, unless a NaN makes it NaN.
+    vanishes = xp.any(zero, axis=-1, keepdims=True) & ~xp.isnan(geometric)
+    return xp.where(vanishes, xp.zeros_like(geometric), geometric)

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from shrinkstats.adapters.torch import fused
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
 from shrinkstats.estimators import Estimator, Stein
-from shrinkstats.kernels import generic
-from shrinkstats.moments import Moments, moments
-from shrinkstats.prior import Prior
+from shrinkstats.prior import Prior, SamplingNoise
 
 
 class ShrinkBatchNorm(_BatchNorm):
@@ -59,21 +58,14 @@ class ShrinkBatchNorm(_BatchNorm):
         if not self.training and self.adaptation is None and self.running_mean is not None:
             return self._evaluate(input)
         adapting = not self.training and self.adaptation is not None
-        estimator = self.adaptation if adapting else self.estimator
-        batch = moments(input)
-        if batch.count == 1 and not adapting:
+        if input.numel() == input.size(1) and not adapting:
             raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
-        center, spread = estimator.statistics(batch, self._prior(batch))
+        estimator = self.adaptation if adapting else self.estimator
+        rule = fused.Rule(estimator, self._prior(input), self.eps)
+        output = fused.normalize(input, self.weight, self.bias, rule)
         if self.training and self.track_running_stats:
-            self._track(center, spread, batch)
-        slope = 1 / estimator.scale(spread, self.eps)
-        if self.weight is not None:
-            slope = slope * self.weight
-        pivot = center.detach().to(torch.promote_types(input.dtype, torch.float32)).to(center.dtype)
-        shift = (pivot - center) * slope
-        if self.bias is not None:
-            shift = shift + self.bias
-        return generic.affine(input, 1, pivot, slope, shift)
+            self._track(rule)
+        return output
 
     def _evaluate(self, input: Tensor) -> Tensor:
         """With the running statistics, PyTorch's own affine pass: a plain rule computes what nn.BatchNorm does."""
@@ -82,23 +74,31 @@ class ShrinkBatchNorm(_BatchNorm):
             var, eps = self.estimator.scale(var, eps).square(), 0.0
         return F.batch_norm(input, self.running_mean, var, self.weight, self.bias, training=False, eps=eps)
 
-    def _prior(self, batch: Moments) -> Prior | None:
+    def _prior(self, input: Tensor) -> Prior | None:
         """The running statistics, copied: they may be updated before backward looks at them."""
         if self.running_mean is None:
             return None
-        mean, var = (v.detach().to(batch.mean.dtype, copy=True) for v in (self.running_mean, self.running_var))
-        return Prior(mean, var, noise_of(self, batch.samples, batch.mean.dtype))
+        on_host = fused.fits(input)
+        dtype = torch.float64 if input.device.type == "cpu" else torch.promote_types(input.dtype, torch.float32)
+
+        def copied(v: Tensor) -> Any:
+            v = v.detach().to(dtype, copy=True)
+            return v.numpy() if on_host else v
+
+        noise = noise_of(self, input.size(0), dtype)
+        if noise is not None:
+            noise = SamplingNoise(*map(copied, noise))
+        return Prior(copied(self.running_mean), copied(self.running_var), noise)
 
     @torch.no_grad()
-    def _track(self, center: Tensor, spread: Tensor, batch: Moments) -> None:
+    def _track(self, rule: fused.Rule) -> None:
         """Running buffers follow the estimates, by PyTorch's rule."""
         self.num_batches_tracked.add_(1)
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        for buffer, value in (
-            (self.running_mean, center),
-            (self.running_var, self.estimator.tracked(spread, batch.count)),
-        ):
-            buffer.lerp_(value.to(buffer.dtype), momentum)
+        center, spread = rule.statistics
+        spread = self.estimator.tracked(spread, rule.moments.count)
+        for buffer, value in ((self.running_mean, center), (self.running_var, spread)):
+            buffer.lerp_(torch.as_tensor(value).to(buffer.dtype), momentum)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.

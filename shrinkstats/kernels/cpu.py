@@ -353,30 +353,225 @@ def _interleaved_affine(x, y, walk, out, rows, out_rows, length, channels, copie
                     result[i] = (source[i] - pivot[i]) * a[i] + b[i]
 
 
+class _Grid(NamedTuple):
+    """Several arrays of one shape, ready for a kernel: its first arguments, and how the work divides."""
+
+    arguments: tuple[Any, ...]
+    samples: int
+    channels: int
+    interleaved: bool
+    copies: int
+
+    def wide(self, vector: Vector, dtype: Any) -> Data:
+        """A vector of channels as the kernel takes it: for as many positions as lie side by side in one stretch."""
+        return np.tile(np.asarray(vector, dtype=dtype), self.copies if self.interleaved else 1)
+
+    def share(self, planar: Any, interleaved: Any, size: int, *more: Any) -> None:
+        """Run the kernel that fits over all samples, or groups."""
+        if self.interleaved:
+            threads.share(lambda i, j: interleaved(*self.arguments, self.copies, i, j, *more), self.samples, size)
+        else:
+            threads.share(lambda i, j: planar(*self.arguments, i, j, *more), self.samples * self.channels, size)
+
+
+def _grid(arrays: list[Data], axis: int, sample_axis: int | None) -> _Grid:
+    memories, strides = zip(*map(flat, arrays), strict=True)
+    grid = layout(arrays[0].shape, strides, axis, sample_axis)
+    if grid.interleaved and grid.length == 1 and sample_axis is not None:  # positions are all there is: walk along them
+        return _grid(arrays, axis, None)
+    walks, rows = zip(*_steps(grid), strict=True)
+    dense = all(walk[2] == grid.channels for walk in walks)
+    copies = max(1, LANES // grid.channels) if dense else 1
+    arguments = (*memories, *walks, *rows, grid.length, grid.channels)
+    return _Grid(arguments, grid.samples, grid.channels, grid.interleaved, copies)
+
+
 def affine(x: Data, axis: int, pivot: Vector, a: Vector, b: Vector, out: Data | None = None) -> Data:
     """``a (x - pivot) + b`` per channel, of x's dtype. The pivot, near the data, keeps float32 exact far from zero."""
     y = np.empty_like(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64) if out is None else out
-    _per_channel(_planar_affine, _interleaved_affine, [x, y], axis, [pivot, a, b])
+    grid = _grid([x, y], axis, outermost(x, axis))
+    grid.share(_planar_affine, _interleaved_affine, x.nbytes, *(grid.wide(v, y.dtype) for v in (pivot, a, b)))
     return y
 
 
-def _per_channel(
-    planar: Any, interleaved: Any, arrays: list[Data], axis: int, vectors: list[Vector], *more: Data
-) -> None:
-    """Run a pass that reads all of the arrays but the last, and writes that one."""
-    memories, strides = zip(*map(flat, arrays), strict=True)
-    outer = outermost(arrays[0], axis)
-    grid = layout(arrays[0].shape, strides, axis, outer)
-    if grid.interleaved and grid.length == 1:  # positions are all there is: walk along them
-        grid = layout(arrays[0].shape, strides, axis, None)
-    walks, rows = zip(*_steps(grid), strict=True)
-    vectors = [np.ascontiguousarray(v, dtype=arrays[-1].dtype) for v in vectors]
-    fixed = (*memories, *walks, *rows, grid.length, grid.channels)
-    if grid.interleaved:
-        dense = all(walk[2] == grid.channels for walk in walks)
-        copies = max(1, LANES // grid.channels) if dense else 1  # positions side by side in one stretch
-        wide = [np.tile(v, copies) for v in vectors]
-        threads.share(lambda i, j: interleaved(*fixed, copies, i, j, *wide, *more), grid.samples, arrays[0].nbytes)
-    else:
-        groups = grid.samples * grid.channels
-        threads.share(lambda i, j: planar(*fixed, i, j, *vectors, *more), groups, arrays[0].nbytes)
+# --- reduce_grad: reads g and x --------------------------------------------------------------------------------
+
+
+@jit(fastmath=REORDER)
+def _products(g, x, pivot):
+    total = pivot - pivot
+    product = total
+    for i in range(g.size):
+        total += g[i]
+        product += g[i] * (x[i] - pivot)
+    return total, product
+
+
+@jit
+def _planar_products(g, x, g_walk, walk, g_rows, rows, length, channels, begin, end, pivot, total, product):
+    for group in range(begin, end):
+        s, c = group // channels, group % channels
+        total[group] = product[group] = 0.0
+        for r in range(rows.size):
+            i, j = s * g_walk[0] + c * g_walk[1] + g_rows[r], s * walk[0] + c * walk[1] + rows[r]
+            for start in range(0, length, SEGMENT):
+                n = min(SEGMENT, length - start)
+                if g_walk[2] == 1 and walk[2] == 1:
+                    t, q = _products(g[i + start : i + start + n], x[j + start : j + start + n], pivot[c])
+                else:
+                    t, q = pivot[c] - pivot[c], pivot[c] - pivot[c]
+                    for k in range(start, start + n):
+                        t += g[i + k * g_walk[2]]
+                        q += g[i + k * g_walk[2]] * (x[j + k * walk[2]] - pivot[c])
+                total[group] += t
+                product[group] += q
+
+
+@jit
+def _four_products(g, x, i, j, g_step, step, n, pivot, total, product):
+    """Four positions of n neighbouring channels."""
+    g0, g1, g2, g3 = (g[i : i + n], g[i + g_step : i + g_step + n],
+                      g[i + 2 * g_step : i + 2 * g_step + n], g[i + 3 * g_step : i + 3 * g_step + n])  # fmt: skip
+    x0, x1, x2, x3 = (x[j : j + n], x[j + step : j + step + n],
+                      x[j + 2 * step : j + 2 * step + n], x[j + 3 * step : j + 3 * step + n])  # fmt: skip
+    for c in range(n):
+        p = pivot[c]
+        total[c] += (g0[c] + g1[c]) + (g2[c] + g3[c])
+        product[c] += (g0[c] * (x0[c] - p) + g1[c] * (x1[c] - p)) + (g2[c] * (x2[c] - p) + g3[c] * (x3[c] - p))
+
+
+@jit
+def _interleaved_products(
+    g, x, g_walk, walk, g_rows, rows, length, channels, copies, begin, end, pivot, total, product
+):
+    lanes = copies * channels
+    lane_total, lane_product = np.empty(lanes, pivot.dtype), np.empty(lanes, pivot.dtype)
+    for s in range(begin, end):
+        total[s * channels : (s + 1) * channels] = 0.0
+        product[s * channels : (s + 1) * channels] = 0.0
+        for r in range(rows.size):
+            i, j = s * g_walk[0] + g_rows[r], s * walk[0] + rows[r]
+            for block in range(0, length, SEGMENT * copies):
+                lane_total[:], lane_product[:] = 0, 0
+                position, stop = block, min(block + SEGMENT * copies, length)
+                while position + 4 * copies <= stop:
+                    _four_products(
+                        g, x, i + position * g_walk[2], j + position * walk[2], copies * g_walk[2], copies * walk[2],
+                        lanes, pivot, lane_total, lane_product,
+                    )  # fmt: skip
+                    position += 4 * copies
+                while position < stop:
+                    at, to = i + position * g_walk[2], j + position * walk[2]
+                    for c in range(channels):
+                        lane_total[c] += g[at + c]
+                        lane_product[c] += g[at + c] * (x[to + c] - pivot[c])
+                    position += 1
+                for c in range(lanes):
+                    total[s * channels + c % channels] += lane_total[c]
+                    product[s * channels + c % channels] += lane_product[c]
+
+
+def reduce_grad(g: Data, x: Data, axis: int, mean: Vector) -> tuple[Vector, Vector]:
+    """Per channel: the sums of g and of ``g (x - mean)``."""
+    grid = _grid([g, x], axis, outermost(x, axis))
+    pivot = mean.astype(x.dtype)
+    total, product = (np.empty(grid.samples * grid.channels) for _ in range(2))
+    grid.share(_planar_products, _interleaved_products, x.nbytes, grid.wide(pivot, x.dtype), total, product)
+    total, product = (v.reshape(grid.samples, grid.channels).sum(axis=0) for v in (total, product))
+    return total, product - (mean - pivot) * total
+
+
+# --- combine: reads g and x, writes dx -------------------------------------------------------------------------
+
+
+@jit
+def _planar_combine(
+    g, x, y, g_walk, walk, out, g_rows, rows, out_rows, length, channels, begin, end, pivot, a, b, d, d_step
+):
+    for group in range(begin, end):
+        s, c = group // channels, group % channels
+        p, u, v, w = pivot[c], a[c], b[c], d[s * d_step + c]
+        for r in range(rows.size):
+            i, j = s * g_walk[0] + c * g_walk[1] + g_rows[r], s * walk[0] + c * walk[1] + rows[r]
+            k = s * out[0] + c * out[1] + out_rows[r]
+            if g_walk[2] == 1 and walk[2] == 1 and out[2] == 1:
+                gradient, source, result = g[i : i + length], x[j : j + length], y[k : k + length]
+                for q in range(length):
+                    result[q] = u * gradient[q] + (v * (source[q] - p) + w)
+            else:
+                for q in range(length):
+                    y[k + q * out[2]] = u * g[i + q * g_walk[2]] + (v * (x[j + q * walk[2]] - p) + w)
+
+
+@jit
+def _interleaved_combine(
+    g, x, y, g_walk, walk, out, g_rows, rows, out_rows, length, channels, copies, begin, end, pivot, a, b, d, d_step
+):
+    w = np.empty(copies * channels, y.dtype)
+    for s in range(begin, end):
+        for c in range(copies * channels):
+            w[c] = d[s * d_step + c % channels]
+        for r in range(rows.size):
+            for position in range(0, length, copies):
+                n = min(copies, length - position) * channels
+                i = s * g_walk[0] + g_rows[r] + position * g_walk[2]
+                j = s * walk[0] + rows[r] + position * walk[2]
+                k = s * out[0] + out_rows[r] + position * out[2]
+                gradient, source, result = g[i : i + n], x[j : j + n], y[k : k + n]
+                for c in range(n):
+                    result[c] = a[c] * gradient[c] + (b[c] * (source[c] - pivot[c]) + w[c])
+
+
+def combine(g: Data, x: Data, axis: int, mean: Vector, a: Vector, b: Vector, d: Vector, out: Data) -> Data:
+    """``a g + b (x - mean) + d`` per channel, into `out`; rows of d, if it has several, belong to slices of axis 0."""
+    each = d.ndim == 2 and len(d) > 1
+    grid = _grid([g, x, out], axis, 0 if each else outermost(x, axis))
+    pivot = mean.astype(x.dtype)
+    d = np.ascontiguousarray(d - b * (mean - pivot), dtype=x.dtype).reshape(-1)
+    vectors = [grid.wide(v, x.dtype) for v in (pivot, a, b)]
+    grid.share(_planar_combine, _interleaved_combine, x.nbytes, *vectors, d, grid.channels if each else 0)
+    return out
+
+
+# --- the gradient of an extreme goes to the elements there -----------------------------------------------------
+
+
+@jit
+def _planar_ties(x, walk, rows, length, channels, begin, end, low, high, at_low, at_high):
+    for group in range(begin, end):
+        s, c = group // channels, group % channels
+        for r in range(rows.size):
+            start = s * walk[0] + c * walk[1] + rows[r]
+            for i in range(length):
+                at_low[group] += x[start + i * walk[2]] == low[c]
+                at_high[group] += x[start + i * walk[2]] == high[c]
+
+
+@jit
+def _planar_add(x, y, walk, out, rows, out_rows, length, channels, begin, end, low, high, at_low, at_high):
+    for group in range(begin, end):
+        s, c = group // channels, group % channels
+        for r in range(rows.size):
+            start, target = s * walk[0] + c * walk[1] + rows[r], s * out[0] + c * out[1] + out_rows[r]
+            for i in range(length):
+                if x[start + i * walk[2]] == low[c]:
+                    y[target + i * out[2]] += at_low[c]
+                if x[start + i * walk[2]] == high[c]:
+                    y[target + i * out[2]] += at_high[c]
+
+
+def count_extremes(x: Data, axis: int, low: Vector, high: Vector) -> tuple[Vector, Vector]:
+    """Per channel: how many elements equal its minimum, and its maximum."""
+    grid = _grid([x], axis, outermost(x, axis))
+    at_low, at_high = (np.zeros(grid.samples * grid.channels) for _ in range(2))
+    parts = grid.samples * grid.channels
+    threads.share(lambda i, j: _planar_ties(*grid.arguments, i, j, low, high, at_low, at_high), parts, x.nbytes)
+    at_low, at_high = (v.reshape(-1, grid.channels).sum(axis=0) for v in (at_low, at_high))
+    return at_low, at_high
+
+
+def add_at_extremes(x: Data, axis: int, low: Vector, high: Vector, at_low: Vector, at_high: Vector, out: Data) -> None:
+    """Add to `out`, where x is at its channel's minimum or maximum."""
+    grid = _grid([x, out], axis, outermost(x, axis))
+    parts = grid.samples * grid.channels
+    threads.share(lambda i, j: _planar_add(*grid.arguments, i, j, low, high, at_low, at_high), parts, x.nbytes)
