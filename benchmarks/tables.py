@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.layers import ORDERS, geometric_mean, ratios
 from benchmarks.record import load
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +64,32 @@ def cifar_noise() -> str:
     return markdown((head, *rules), rows) + source(result)
 
 
-TABLES: dict[str, Callable[[], str]] = {"moments": moments, "cifar_noise": cifar_noise}
+def layers() -> str:
+    """Training steps of the layer, of nn.BatchNorm, and of the same rule in plain operations."""
+    result = load("layers")
+    names = ("ours", "nn.BatchNorm", "plain operations")
+    rows = []
+    for r in result["rows"]:
+        s, e = r["seconds"]["training step"], r["seconds"]["evaluation"]
+        rows.append(
+            (
+                f"{'x'.join(map(str, r['shape']))} {r['order']}",
+                *(f"{1e3 * s[n]:.2f} ms" for n in names),
+                f"{s['ours'] / s['nn.BatchNorm']:.2f}",
+                f"{e['ours'] / e['nn.BatchNorm']:.2f}",
+            )
+        )
+    for order in ORDERS:
+        means = [
+            geometric_mean(ratios(result["rows"], what, order, "nn.BatchNorm"))
+            for what in ("training step", "evaluation")
+        ]
+        rows.append((f"geometric mean, {order}", "", "", "", *(f"**{m:.2f}**" for m in means)))
+    head = ("training step", "`ShrinkBatchNorm`", "`nn.BatchNorm`", "plain operations", "ratio", "ratio in evaluation")
+    return markdown(head, rows) + source(result)
+
+
+TABLES: dict[str, Callable[[], str]] = {"moments": moments, "cifar_noise": cifar_noise, "layers": layers}
 
 
 def filled(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from array_api_compat import (
     is_dask_array,
     is_jax_array,
     is_numpy_array,
-    is_torch_array,
 )
 
 Array = Any
@@ -23,13 +23,19 @@ Array = Any
 Namespace = Any
 
 
-def is_array(x: object) -> bool:
-    """Whether x decides which library computes: NumPy's scalars and Python's numbers go with any."""
-    return is_array_api_obj(x) and not isinstance(x, np.generic)
-
-
 _FREE = (int, float, complex, str, list, tuple, np.generic, type(None))
 _known: dict[type, Namespace] = {}
+
+
+def is_torch_array(x: object) -> bool:
+    """Asked without the caches of array_api_compat, which torch.compile warns of."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def is_array(x: object) -> bool:
+    """Whether x decides which library computes: NumPy's scalars and Python's numbers go with any."""
+    return not isinstance(x, _FREE) and (is_torch_array(x) or is_array_api_obj(x))
 
 
 def namespace(**arguments: object) -> Namespace:
@@ -39,6 +45,10 @@ def namespace(**arguments: object) -> Namespace:
     if kind in _known:  # asking every library anew would cost more than the arithmetic on short vectors
         return _known[kind]
     arrays = {name: x for name, x in arguments.items() if is_array(x)}
+    if arrays and all(is_torch_array(x) for x in arrays.values()):
+        import array_api_compat.torch
+
+        return array_api_compat.torch
     if not arrays:
         return array_namespace(np.empty(0))
     try:
@@ -58,7 +68,9 @@ def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> A
     if is_array(x):
         array: Array = x
     else:
-        place = {} if like is None else {"device": device(like)}
+        place = {} if like is None else {"device": device_of(like)}
+        if like is not None and type(x) in (int, float):
+            return xp.asarray(x, dtype=like.dtype, **place)
         try:
             host = np.asarray(x)
         except ValueError as error:
@@ -80,6 +92,11 @@ def at_least_single(x: Array, xp: Namespace) -> Array:
     return xp.astype(x, xp.float32) if xp.finfo(x.dtype).bits < 32 else x
 
 
+def device_of(x: Array) -> Any:
+    """Where x lies, in its library's own terms."""
+    return x.device if is_torch_array(x) else device(x)
+
+
 def statistics_dtype(x: Array, xp: Namespace) -> Any:
     """float64 on the CPU; float32 or better elsewhere."""
     if is_torch_array(x):
@@ -97,6 +114,8 @@ def can_look(x: Array) -> bool:
         return (
             x.device.type == "cpu"
             and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and torch._C._len_torch_dispatch_stack() == 0  # no mode that records operations
             and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         )
     if is_jax_array(x):
@@ -112,7 +131,7 @@ def nonnegative(name: str, x: Array, xp: Namespace) -> Array:
         if bool(xp.any(x < 0)):
             raise ValueError(f"{name} must not be negative, got {float(xp.min(x)):g}")
         return x
-    return xp.where(x < 0, xp.asarray(math.nan, dtype=x.dtype, device=device(x)), x)
+    return xp.where(x < 0, xp.asarray(math.nan, dtype=x.dtype, device=device_of(x)), x)
 
 
 def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool = False) -> float:

@@ -50,6 +50,8 @@ class Estimator:
 
     uses_extremes: ClassVar[bool] = True
     """Whether `statistics` looks at minimum and maximum; a layer need not compute them if it does not."""
+    uses_prior: ClassVar[bool] = True
+    """Whether `statistics` looks at the prior."""
 
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """What the layer normalizes with and its running buffers follow: center, and variance or range."""
@@ -103,6 +105,7 @@ class BatchStatistics(Estimator):
     """The sample mean and variance, as plain batch norm takes them (Ioffe & Szegedy 2015)."""
 
     uses_extremes: ClassVar[bool] = False
+    uses_prior: ClassVar[bool] = False
 
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The sample mean and variance (ddof=0)."""
@@ -132,6 +135,7 @@ class Stein(Estimator):
     """
 
     uses_extremes: ClassVar[bool] = False
+    uses_prior: ClassVar[bool] = False
 
     mean: str | None = "sampling"
     var: str | None = "gamma"
@@ -195,6 +199,8 @@ class RobustNorm(Estimator):
     ICLR 2020 submission "Towards an adversarially robust normalization approach".
     """
 
+    uses_prior: ClassVar[bool] = False
+
     power: float = 0.2
 
     def __post_init__(self) -> None:
@@ -236,6 +242,7 @@ class Ridge(Estimator):
     """
 
     uses_extremes: ClassVar[bool] = False
+    uses_prior: ClassVar[bool] = False
 
     strength: float = STRENGTH
 
@@ -267,6 +274,7 @@ class Lasso(Estimator):
     """
 
     uses_extremes: ClassVar[bool] = False
+    uses_prior: ClassVar[bool] = False
 
     strength: float = STRENGTH
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from shrinkstats._arrays import (
     namespace,
     nonnegative,
 )
+
+SAFE = 1e-150
+"""Sums of squares between this and its inverse have lost nothing to under- or overflow."""
 
 
 class Shrunk(NamedTuple):
@@ -153,6 +157,11 @@ def shrink(
     """`james_stein` on arguments that were checked."""
     if mean.shape[-1] < (4 if pooled else 3):
         return Shrunk(mean, xp.ones_like(mean[..., 0]))
+    if not pooled and positive_part and is_vector(mean) and noise.shape == mean.shape and target == 0:
+        amount, squares = float(np.add.reduce(noise) - 2 * np.maximum.reduce(noise)), float(mean @ mean)
+        if SAFE < squares < 1 / SAFE:
+            factor = _cut(amount / squares)
+            return Shrunk(factor * mean, np.float64(factor))
     deviation = mean - target
     channels = mean.shape[-1]
     # Around the grand mean the deviations have c - 1 degrees of freedom: their covariance has trace
@@ -169,20 +178,26 @@ def shrink(
 
 
 def shrink_pullback(mean: Array, noise: Array, g: Array, xp: Namespace) -> tuple[Array, Array]:
-    """From the gradient of `shrink`'s estimate (target 0, positive part) to those of mean and noise."""
+    """From the gradient of `shrink`'s estimate (target 0, positive part) to those of mean and noise, for one vector."""
     if mean.shape[-1] < 3:
         return g, xp.zeros_like(g)
-    largest = noise == xp.max(noise, axis=-1, keepdims=True)
-    ties = xp.sum(xp.astype(largest, g.dtype), axis=-1, keepdims=True)
-    slope = 1 - xp.where(largest, 2 / ties, xp.zeros_like(ties))  # of the amount, sum v - 2 max v
-    amount = xp.sum(slope * noise, axis=-1, keepdims=True)
-    squares = xp.sum(mean * mean, axis=-1, keepdims=True)
-    ratio = amount / squares
-    zero = xp.zeros_like(ratio)
-    inside = (ratio > 0) & (ratio < 1)  # elsewhere the factor is cut off, and constant
-    push = xp.where(inside, xp.sum(g * mean, axis=-1, keepdims=True) / squares, zero)
-    factor = xp.where(ratio < 0, zero + 1, xp.where((ratio > 1) | (squares == 0), zero, 1 - ratio))
-    return factor * g + 2 * push * ratio * mean, -push * slope
+    largest = noise == np.maximum.reduce(noise)
+    slope = 1 - largest * (2 / np.count_nonzero(largest) if largest.any() else math.nan)  # of sum v - 2 max v
+    squares, amount = mean @ mean, slope @ noise
+    if not 0 < amount < squares:  # the factor is cut off, and constant
+        return (g if amount <= 0 < squares else 0 * g), 0 * g
+    ratio, push = amount / squares, (g @ mean) / squares
+    return (1 - ratio) * g + (2 * push * ratio) * mean, -push * slope
+
+
+def _cut(ratio: float) -> float:
+    """1 - ratio, cut off at 0 and 1; NaN stays NaN."""
+    return 1.0 if ratio < 0 else 0.0 if ratio > 1 else 1 - ratio
+
+
+def is_vector(x: Array) -> bool:
+    """One float64 vector of NumPy, on which Python's own numbers are faster than arrays without axes."""
+    return type(x) is np.ndarray and x.ndim == 1 and x.dtype == np.float64
 
 
 def channel_james_stein(mean: Array) -> Shrunk:
@@ -244,18 +259,17 @@ def shrink_by_channels(mean: Array, xp: Namespace) -> Shrunk:
 
 
 def shrink_by_channels_pullback(mean: Array, g: Array, xp: Namespace) -> Array:
-    """From the gradient of `shrink_by_channels`'s estimate to that of the mean."""
+    """From the gradient of `shrink_by_channels`'s estimate to that of the mean, for one vector."""
     channels = mean.shape[-1]
     if channels < 3:
         return g
-    spread = mean - xp.mean(mean, axis=-1, keepdims=True)
+    squares = (mean * mean).sum()
+    if squares == 0:
+        return 0 * g
+    spread = mean - mean.mean()
     share = (channels - 2) / (channels + 1)
-    squares = xp.sum(mean * mean, axis=-1, keepdims=True)
-    nothing = squares == 0
-    squares = xp.where(nothing, xp.ones_like(squares), squares)
-    ratio = share * xp.sum(spread * spread, axis=-1, keepdims=True) / squares
-    push = 2 * xp.sum(g * mean, axis=-1, keepdims=True) / squares
-    return xp.where(nothing, xp.zeros_like(g), (1 - ratio) * g + push * (ratio * mean - share * spread))
+    ratio, push = share * (spread * spread).sum() / squares, 2 * (g * mean).sum() / squares
+    return (1 - ratio) * g + push * (ratio * mean - share * spread)
 
 
 def _check_broadcast(mean: Array, **others: Array) -> None:

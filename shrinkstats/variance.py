@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from shrinkstats._arrays import (
     Array,
     Namespace,
@@ -12,6 +14,7 @@ from shrinkstats._arrays import (
     nonnegative,
     positive_number,
 )
+from shrinkstats.mean import is_vector
 
 
 def gamma_stein(var: Array, n: float) -> Array:
@@ -66,12 +69,12 @@ def shrink_variances(var: Array, n: float, xp: Namespace) -> Array:
 
 
 def shrink_variances_pullback(var: Array, n: float, g: Array, xp: Namespace) -> Array:
-    """From the gradient of `shrink_variances`'s estimate to that of the variances."""
+    """From the gradient of `shrink_variances`'s estimate to that of the variances, for one vector."""
     channels = var.shape[-1]
     weight, share = _weights(n, channels)
     geometric = _geometric_mean(var, xp)
-    positive = xp.where(var == 0, xp.ones_like(var), var)  # next to a variance of zero the geometric mean is zero
-    return weight * g + share / channels * xp.sum(g, axis=-1, keepdims=True) * (geometric / positive)
+    pooled = share / channels * geometric * np.add.reduce(g)
+    return weight * g + pooled / var if geometric > 0 else weight * g  # a variance of zero holds the product at zero
 
 
 def _weights(n: float, channels: int) -> tuple[float, float]:
@@ -81,6 +84,8 @@ def _weights(n: float, channels: int) -> tuple[float, float]:
 
 
 def _geometric_mean(var: Array, xp: Namespace) -> Array:
+    if is_vector(var) and var.min() > 0:
+        return np.exp(np.add.reduce(np.log(var)) / var.size)
     zero = var == 0
     geometric = xp.exp(xp.mean(xp.log(xp.where(zero, xp.ones_like(var), var)), axis=-1, keepdims=True))
     # One variance of zero makes the product zero, unless a NaN makes it NaN.

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -57,12 +58,20 @@ def test_the_same_bits_above_the_threshold(order, set_num_threads):
 
 def test_work_is_shared_above_the_threshold_only(set_num_threads):
     set_num_threads(2)
-    for size, parts in [(threads.WORTHWHILE, 2), (threads.WORTHWHILE - 1, 1)]:
+    for size, parts in [(threads.WORTHWHILE, 2 * threads.CHUNKS), (threads.WORTHWHILE - 1, 1)]:
         seen = []
         threads.share(lambda i, j: seen.append((i, j)), 10, size)  # noqa: B023
         assert len(seen) == parts
-        assert sorted(seen)[0][0] == 0
-        assert sorted(seen)[-1][1] == 10
+        assert [i for begin, end in sorted(seen) for i in range(begin, end)] == list(range(10))
+
+
+def test_a_helper_that_comes_late_is_not_waited_for(set_num_threads, monkeypatch):
+    monkeypatch.setattr(threads, "_start_helpers", lambda count: None)  # none ever comes
+    monkeypatch.setattr(threads, "_jobs", SimpleQueue())
+    set_num_threads(4)
+    seen = []
+    threads.share(lambda i, j: seen.append((i, j)), 100, threads.WORTHWHILE)
+    assert [i for begin, end in sorted(seen) for i in range(begin, end)] == list(range(100))
 
 
 def test_an_error_in_a_thread_is_raised(set_num_threads):

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from shrinkstats.adapters.torch.layers import (
-    ShrinkBatchNorm,
-    ShrinkBatchNorm1d,
-    ShrinkBatchNorm2d,
-    ShrinkBatchNorm3d,
-    check_estimator,
-)
-from shrinkstats.adapters.torch.noise import NOISE_BUFFERS
+from shrinkstats.adapters.torch.classes import ATTRIBUTES, original_class, refusal, shrinking_class
+from shrinkstats.adapters.torch.layers import ShrinkBatchNorm, ShrinkSyncBatchNorm, check_estimator
 from shrinkstats.estimators import Estimator
-
-CLASSES: dict[type[nn.Module], type[ShrinkBatchNorm]] = {
-    nn.BatchNorm1d: ShrinkBatchNorm1d,
-    nn.BatchNorm2d: ShrinkBatchNorm2d,
-    nn.BatchNorm3d: ShrinkBatchNorm3d,
-}
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def convert(model: Model, estimator: Estimator) -> Model:
+def convert(model: Model, estimator: Estimator, *, process_group: Any = None) -> Model:
     """Let every batch norm layer of a network use an estimator.
 
     Layers change their class in place: parameters, buffers, hooks, modes and shared modules stay the same
     objects, and an optimizer made before goes on working. Converting again changes the estimator.
+
+    Lazy layers, parametrized ones and subclasses are converted too. A subclass keeps what it adds, such as an
+    activation, if its forward pass calls ``super().forward`` (or is the one of timm's BatchNormAct2d).
 
     Parameters
     ----------
@@ -38,6 +30,10 @@ def convert(model: Model, estimator: Estimator) -> Model:
         A network, or a single layer.
     estimator : Estimator
         One of :mod:`shrinkstats.estimators`.
+    process_group : torch.distributed.ProcessGroup or None
+        Take statistics over the batches of all its ranks, as SyncBatchNorm does; ``torch.distributed.group.WORLD``
+        is all ranks. With None every layer keeps the group it has: its own for a SyncBatchNorm or a layer
+        converted before, none for the others.
 
     Returns
     -------
@@ -52,6 +48,12 @@ def convert(model: Model, estimator: Estimator) -> Model:
     ValueError
         If the network has no batch norm layers.
 
+    Notes
+    -----
+    Layers that are not batch norm for PyTorch are left alone, among them torchvision's FrozenBatchNorm2d, whose
+    statistics are constants. ``SyncBatchNorm.convert_sync_batchnorm`` makes new layers without estimators: call it
+    before, or pass `process_group` instead.
+
     Examples
     --------
     >>> from torch import nn
@@ -64,9 +66,12 @@ def convert(model: Model, estimator: Estimator) -> Model:
     for layer in convertible_layers(model).values():
         if isinstance(layer, ShrinkBatchNorm):
             layer.estimator = estimator
+            if process_group is not None:
+                layer.process_group = process_group
         else:
-            layer.__class__ = CLASSES[type(layer)]
-            layer._prepare(estimator)
+            group = getattr(layer, "process_group", None) if process_group is None else process_group
+            layer.__class__ = shrinking_class(layer)
+            layer._prepare(estimator, group)
     return model
 
 
@@ -82,13 +87,22 @@ def revert(model: Model) -> Model:
     -------
     torch.nn.Module
         The same object.
+
+    Raises
+    ------
+    TypeError
+        If a layer is of a subclass of ShrinkBatchNorm that convert did not make; nothing is changed.
     """
-    originals = {ours: theirs for theirs, ours in CLASSES.items()}
-    for layer in shrinking_layers(model).values():
-        layer.__class__ = originals[type(layer)]
-        for name in NOISE_BUFFERS:
-            delattr(layer, name)
-        del layer.estimator, layer.adaptation
+    layers = shrinking_layers(model)
+    originals = {name: original_class(layer) for name, layer in layers.items()}
+    foreign = [_describe(name, layers[name]) for name, original in originals.items() if original is None]
+    if foreign:
+        raise TypeError(f"cannot revert {', '.join(foreign)}: not a class that convert made")
+    for name, layer in layers.items():
+        for attribute in ATTRIBUTES:
+            if attribute != "process_group" or not isinstance(layer, ShrinkSyncBatchNorm):
+                delattr(layer, attribute)
+        layer.__class__ = originals[name]
     return model
 
 
@@ -101,14 +115,30 @@ def convertible_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     """The batch norm layers by name, all of a kind that can be converted."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
-    foreign = [
-        f"{name or 'the model itself'} ({type(layer).__name__})"
-        for name, layer in layers.items()
-        if type(layer) not in CLASSES and type(layer) not in CLASSES.values()
-    ]
-    if foreign:
-        raise TypeError(f"cannot convert {', '.join(foreign)}: only BatchNorm1d, BatchNorm2d and BatchNorm3d")
+    layers, refused = {}, []
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            layers[name] = module
+        reason = _refusal(module)
+        if reason:
+            refused.append(f"{_describe(name, module)}: {reason}")
+    if refused:
+        raise TypeError(f"cannot convert {'; '.join(refused)}")
     if not layers:
         raise ValueError(f"{type(model).__name__} has no batch norm layers to convert")
     return layers
+
+
+def _refusal(module: nn.Module) -> str | None:
+    """Why a module stands in the way of a conversion, if it does."""
+    if isinstance(module, torch.jit.ScriptModule) and "BatchNorm" in module.original_name:
+        return f"torch.jit has compiled this {module.original_name}; convert the network before that"
+    if isinstance(module, _BatchNorm):
+        return None if isinstance(module, ShrinkBatchNorm) else refusal(module)
+    if type(module).__module__.startswith("torch.ao.nn") and any(isinstance(m, _BatchNorm) for m in module.modules()):
+        return "fused for quantization; convert the network before that"
+    return None
+
+
+def _describe(name: str, module: nn.Module) -> str:
+    return f"{name or 'the model itself'} ({type(module).__module__}.{type(module).__qualname__})"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +29,8 @@ class ShrinkBatchNorm(_BatchNorm):
         The rule of evaluation on shifted data (:func:`adapt`); None evaluates with the running statistics.
     noise_mean, noise_sd, noise_sd_bias : Tensor or None
         What :func:`calibrate` measured.
+    process_group : torch.distributed.ProcessGroup or None
+        The ranks that share statistics in training.
     """
 
     def __init__(
@@ -40,14 +45,16 @@ class ShrinkBatchNorm(_BatchNorm):
         dtype: Any = None,
         *,
         bias: bool = True,
+        process_group: Any = None,
     ) -> None:
         options = {} if bias else {"bias": False}  # an argument of recent releases of PyTorch
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
-        self._prepare(estimator)
+        self._prepare(estimator, process_group)
 
-    def _prepare(self, estimator: Estimator) -> None:
+    def _prepare(self, estimator: Estimator, process_group: Any = None) -> None:
         """What turns a PyTorch layer into one of these."""
         self.estimator = check_estimator(estimator)
+        self.process_group = process_group
         self.adaptation: Estimator | None = None
         for name in NOISE_BUFFERS:
             self.register_buffer(name, None)
@@ -55,13 +62,20 @@ class ShrinkBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalize; input and output of shape (n, c, ...)."""
         self._check_input_dim(input)
+        if not input.is_floating_point():
+            raise TypeError(f"expected a floating point input, got {input.dtype}; convert it with .float()")
         if not self.training and self.adaptation is None and self.running_mean is not None:
             return self._evaluate(input)
         adapting = not self.training and self.adaptation is not None
-        if input.numel() == input.size(1) and not adapting:
+        group = self.process_group if self.training else None
+        if not adapting and group is None and input.numel() == input.size(1):
             raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
         estimator = self.adaptation if adapting else self.estimator
-        rule = fused.Rule(estimator, self._prior(input), self.eps)
+        rule = fused.Rule(estimator, None, self.eps, group)
+        if estimator.uses_prior and group is None:
+            rule.prior = self._prior(input, input.size(0))
+        elif estimator.uses_prior:
+            rule.prior_of = partial(self._prior, input)
         output = fused.normalize(input, self.weight, self.bias, rule)
         if self.training and self.track_running_stats:
             self._track(rule)
@@ -74,31 +88,39 @@ class ShrinkBatchNorm(_BatchNorm):
             var, eps = self.estimator.scale(var, eps).square(), 0.0
         return F.batch_norm(input, self.running_mean, var, self.weight, self.bias, training=False, eps=eps)
 
-    def _prior(self, input: Tensor) -> Prior | None:
+    def _prior(self, input: Tensor, samples: int) -> Prior | None:
         """The running statistics, copied: they may be updated before backward looks at them."""
         if self.running_mean is None:
             return None
-        on_host = fused.fits(input)
+        on_host = fused.fits(input, self.process_group if self.training else None)
         dtype = torch.float64 if input.device.type == "cpu" else torch.promote_types(input.dtype, torch.float32)
 
         def copied(v: Tensor) -> Any:
-            v = v.detach().to(dtype, copy=True)
+            v = _snapshot(v) if self.training and torch.compiler.is_compiling() else v.detach()
+            v = v.to(dtype, copy=True)
             return v.numpy() if on_host else v
 
-        noise = noise_of(self, input.size(0), dtype)
+        noise = noise_of(self, samples, dtype)
         if noise is not None:
             noise = SamplingNoise(*map(copied, noise))
         return Prior(copied(self.running_mean), copied(self.running_var), noise)
 
-    @torch.no_grad()
     def _track(self, rule: fused.Rule) -> None:
         """Running buffers follow the estimates, by PyTorch's rule."""
-        self.num_batches_tracked.add_(1)
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         center, spread = rule.statistics
         spread = self.estimator.tracked(spread, rule.moments.count)
-        for buffer, value in ((self.running_mean, center), (self.running_var, spread)):
-            buffer.lerp_(torch.as_tensor(value).to(buffer.dtype), momentum)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            momentum = self.momentum
+            for buffer, value in ((self.running_mean, center), (self.running_var, spread)):
+                if momentum is not None and isinstance(value, np.ndarray) and buffer.dtype in fused.FULL:
+                    view = buffer.numpy()  # on vectors, NumPy is several times faster than PyTorch
+                    view += momentum * (value - view)
+                    torch.autograd.graph.increment_version(buffer)
+                    continue
+                value = torch.as_tensor(value, dtype=buffer.dtype).detach()
+                share = 1 / self.num_batches_tracked.to(value.dtype) if momentum is None else momentum
+                buffer.add_((value - buffer) * share)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.
@@ -106,6 +128,12 @@ class ShrinkBatchNorm(_BatchNorm):
             saved = state_dict.get(prefix + name)
             setattr(self, name, None if saved is None else torch.empty_like(saved, device=self.running_var.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ShrinkBatchNorm:
+        memo[id(self.process_group)] = self.process_group  # ranks cannot be copied
+        copied = memo[id(self)] = self.__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     def extra_repr(self) -> str:
         adapting = "" if self.adaptation is None else f", adaptation={self.adaptation}"
@@ -130,6 +158,10 @@ class ShrinkBatchNorm2d(ShrinkBatchNorm, nn.BatchNorm2d):
         One of :mod:`shrinkstats.estimators`; ``Stein()`` by default.
     eps, momentum, affine, track_running_stats, device, dtype, bias
         As in :class:`torch.nn.BatchNorm2d`.
+    process_group : torch.distributed.ProcessGroup, optional
+        Ranks whose batches count as one in training, as in :class:`torch.nn.SyncBatchNorm`, but on the CPU too, and
+        None (the default) synchronizes nothing. ``torch.distributed.group.WORLD``, once the ranks are initialized,
+        means all of them.
 
     Raises
     ------
@@ -137,10 +169,18 @@ class ShrinkBatchNorm2d(ShrinkBatchNorm, nn.BatchNorm2d):
         If `estimator` is not one.
     ValueError
         In the forward pass: for an input of the wrong number of axes, for one value per channel in training,
-        and if the estimator blends with running statistics and there are none.
+        and if the estimator blends with running statistics and there are none. With `process_group`, also if
+        the input needs a gradient on some ranks only; one value per channel is then one on all ranks together.
 
     Notes
     -----
+    With `process_group` every rank must run the layer, forward and backward, equally often; batches may differ in
+    size, be empty, or hold images of other sizes. The gradients of weight and bias are those of the local batch,
+    which DistributedDataParallel averages. A rank that stops brings an error on the others within the timeout of
+    the group. Evaluation, adapted or not, never waits for other ranks: they may have different numbers of batches.
+    A deepcopy shares the group; pickling a layer that has one is an error (save its state_dict). Under
+    ``torch.compile`` synchronization breaks the graph, so that ``fullgraph=True`` is an error.
+
     State dict keys are PyTorch's, so checkpoints go both ways. Running buffers follow the estimates the layer
     normalizes with (the variance times count / (count - 1), as in PyTorch; for RobustNorm running_var holds the
     range). With ``track_running_stats=False`` evaluation uses batch statistics too, as in PyTorch.
@@ -160,6 +200,38 @@ class ShrinkBatchNorm3d(ShrinkBatchNorm, nn.BatchNorm3d):
 
     Parameters and behaviour are those of :class:`ShrinkBatchNorm2d`.
     """
+
+
+class ShrinkSyncBatchNorm(ShrinkBatchNorm):
+    """What a :class:`torch.nn.SyncBatchNorm` becomes: inputs (n, c, ...), statistics of all ranks.
+
+    It is no SyncBatchNorm itself, because DistributedDataParallel refuses those on the CPU.
+    """
+
+    @property
+    def process_group(self) -> Any:
+        """The group given; by default all ranks, which may be there only after the layer was made."""
+        group = vars(self).get("process_group")
+        return torch.distributed.group.WORLD if group is None and torch.distributed.is_available() else group
+
+    @process_group.setter
+    def process_group(self, group: Any) -> None:
+        vars(self)["process_group"] = group
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+
+
+@torch.library.custom_op("shrinkstats::snapshot", mutates_args=())
+def _snapshot(buffer: Tensor) -> Tensor:
+    """A copy that a compiler does not make again in backward, when the buffer has been updated already."""
+    return buffer.clone()
+
+
+@_snapshot.register_fake
+def _(buffer: Tensor) -> Tensor:
+    return torch.empty_like(buffer)
 
 
 def check_estimator(estimator: Any) -> Estimator:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
@@ -194,29 +195,46 @@ def _one(x, start, n, extremes, lanes):
 
 
 @jit
+def _lane_pivots(x, start, step, length, width, zero, extremes, lanes, pivot, low, high):
+    """The pivot of every channel, as `_pivot` but side by side; their extremes start at the first position."""
+    last = min(length, LEAD) - 1
+    x0, x1 = x[start : start + width], x[start + last // 2 * step : start + last // 2 * step + width]
+    x2 = x[start + last * step : start + last * step + width]
+    for c in range(width):
+        a, b, d = zero + x0[c], zero + x1[c], zero + x2[c]
+        p = higher(lower(a, b), lower(higher(a, b), d))
+        p = p if abs(p) < math.inf else zero  # neither infinite nor NaN
+        lanes[c], pivot[c] = p, p
+    if extremes:
+        for c in range(width):
+            low[c] = high[c] = zero + x0[c]
+
+
+@jit
 def _interleaved_sums(
-    x, walk, rows, length, channels, begin, end, zero, extremes, lanes, pivot, total, squares, low, high
+    x, walk, rows, length, channels, side, begin, end, zero, extremes, lanes, pivot, total, squares, low, high
 ):
     """Sums of the samples from begin to end, each group around its pivot."""
     sample, _, step = walk
     for s in range(begin, end):
         for tile in range(0, channels, LANES):
             width = min(LANES, channels - tile)
-            copies = LANES // width if step == channels == width else 1  # positions that lie side by side in the lanes
+            copies = min(side, max(1, length // 8)) if step == channels == width else 1
             base = s * sample + tile
-            for c in range(width):
-                group = s * channels + tile + c
-                pivot[group] = _pivot(x, base + rows[0] + c, step, length, zero)
-                total[group], squares[group] = 0.0, 0.0
-                if extremes:
-                    low[group] = high[group] = zero + x[base + rows[0] + c]
+            here, there = s * channels + tile, s * channels + tile + width
+            p, t, q, a, b = pivot[here:there], total[here:there], squares[here:there], low[here:there], high[here:there]
+            _lane_pivots(x, base + rows[0], step, length, width, zero, extremes, lanes, p, a, b)
+            for k in range(1, copies):
+                lanes[k * width : (k + 1) * width] = lanes[:width]
+            t[:], q[:] = 0.0, 0.0
             for r in range(rows.size):
                 for block in range(0, length, SEGMENT * copies):
-                    for c in range(copies * width):
-                        group = s * channels + tile + c % width
-                        lanes[c], lanes[LANES + c], lanes[2 * LANES + c] = pivot[group], zero, zero
-                        if extremes:
-                            lanes[3 * LANES + c], lanes[4 * LANES + c] = low[group], high[group]
+                    lanes[LANES : LANES + copies * width] = zero
+                    lanes[2 * LANES : 2 * LANES + copies * width] = zero
+                    if extremes:
+                        for k in range(copies):
+                            lanes[3 * LANES + k * width : 3 * LANES + (k + 1) * width] = a
+                            lanes[4 * LANES + k * width : 4 * LANES + (k + 1) * width] = b
                     position, stop = block, min(block + SEGMENT * copies, length)
                     while position + 8 * copies <= stop:
                         _eight(x, base + rows[r] + position * step, copies * step, copies * width, extremes, lanes)
@@ -224,13 +242,14 @@ def _interleaved_sums(
                     while position < stop:
                         _one(x, base + rows[r] + position * step, width, extremes, lanes)
                         position += 1
-                    for c in range(copies * width):
-                        group = s * channels + tile + c % width
-                        total[group] += lanes[LANES + c]
-                        squares[group] += lanes[2 * LANES + c]
+                    for k in range(copies):
+                        for c in range(width):
+                            t[c] += lanes[LANES + k * width + c]
+                            q[c] += lanes[2 * LANES + k * width + c]
                         if extremes:
-                            low[group] = lower(lanes[3 * LANES + c], low[group])
-                            high[group] = higher(lanes[4 * LANES + c], high[group])
+                            for c in range(width):
+                                a[c] = lower(lanes[3 * LANES + k * width + c], a[c])
+                                b[c] = higher(lanes[4 * LANES + k * width + c], b[c])
 
 
 @jit
@@ -282,9 +301,9 @@ def group_moments(x: Data, axis: int, sample_axis: int | None, *, extremes: bool
         _describe(memory, walk, rows, length, channels, begin, end, extremes, mean, total, m2, low, high)
 
     def interleaved(begin: int, end: int) -> None:
-        lanes = np.empty(5 * LANES, dtype=zero.dtype)
+        lanes, copies = np.empty(5 * LANES, dtype=zero.dtype), _copies(channels)
         _interleaved_sums(
-            memory, walk, rows, length, channels, begin, end, zero, extremes, lanes, mean, total, m2, low, high
+            memory, walk, rows, length, channels, copies, begin, end, zero, extremes, lanes, mean, total, m2, low, high
         )
         begin, end = begin * channels, end * channels
         _describe(memory, walk, rows, length, channels, begin, end, extremes, mean, total, m2, low, high)
@@ -308,16 +327,32 @@ def moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector
     return mean, m2, groups.low.min(axis=0), groups.high.max(axis=0), m2 if sample_axis is None else sample_m2
 
 
+@jit
+def _merge(means, m2, size, mean, whole, between):
+    """Over the groups of every channel: mean, squared deviations, and those of the groups' means."""
+    samples, channels = means.shape
+    mean[:], whole[:], between[:] = 0.0, 0.0, 0.0
+    for s in range(samples):
+        for c in range(channels):
+            mean[c] += means[s, c] - means[0, c]  # around the first: a mean of equal numbers is exact
+            whole[c] += m2[s, c]
+    for c in range(channels):
+        mean[c] = means[0, c] + mean[c] / samples
+    for s in range(samples):
+        for c in range(channels):
+            d = means[s, c] - mean[c]
+            between[c] += d * d
+    for c in range(channels):
+        whole[c] += size * between[c]
+
+
 def merge_groups(groups: GroupMoments, size: int) -> tuple[Vector, Vector, Vector]:
     """Mean, squared deviations, and squared deviations of the samples' means, from groups of one size."""
     if len(groups.mean) == 1:
         return groups.mean[0], groups.m2[0], np.zeros(groups.mean.shape[1])
-    with np.errstate(invalid="ignore"):  # infinity in the data: its mean is infinite and its deviations are NaN
-        # A mean of equal numbers may be off by a bit; around the first of them it is not.
-        origin = groups.mean[0]
-        mean = origin + (groups.mean - origin).mean(axis=0)
-        sample_m2 = np.square(groups.mean - mean).sum(axis=0)
-        return mean, groups.m2.sum(axis=0) + size * sample_m2, sample_m2
+    mean, whole, between = (np.empty(groups.mean.shape[1]) for _ in range(3))
+    _merge(groups.mean, groups.m2, size, mean, whole, between)
+    return mean, whole, between
 
 
 # --- affine: reads x, writes y ---------------------------------------------------------------------------------
@@ -354,9 +389,9 @@ def _interleaved_affine(x, y, walk, out, rows, out_rows, length, channels, copie
 
 
 class _Grid(NamedTuple):
-    """Several arrays of one shape, ready for a kernel: its first arguments, and how the work divides."""
+    """How several arrays of one shape are walked through together, and how the work divides."""
 
-    arguments: tuple[Any, ...]
+    walks: tuple[Any, ...]
     samples: int
     channels: int
     interleaved: bool
@@ -364,33 +399,49 @@ class _Grid(NamedTuple):
 
     def wide(self, vector: Vector, dtype: Any) -> Data:
         """A vector of channels as the kernel takes it: for as many positions as lie side by side in one stretch."""
-        return np.tile(np.asarray(vector, dtype=dtype), self.copies if self.interleaved else 1)
+        vector = vector.astype(dtype, copy=False)
+        return np.concatenate([vector] * self.copies) if self.interleaved and self.copies > 1 else vector
 
-    def share(self, planar: Any, interleaved: Any, size: int, *more: Any) -> None:
+    def share(self, planar: Any, interleaved: Any, size: int, memories: list[Data], *more: Any) -> None:
         """Run the kernel that fits over all samples, or groups."""
+        fixed = (*memories, *self.walks)
         if self.interleaved:
-            threads.share(lambda i, j: interleaved(*self.arguments, self.copies, i, j, *more), self.samples, size)
+            threads.share(lambda i, j: interleaved(*fixed, self.copies, i, j, *more), self.samples, size)
         else:
-            threads.share(lambda i, j: planar(*self.arguments, i, j, *more), self.samples * self.channels, size)
+            threads.share(lambda i, j: planar(*fixed, i, j, *more), self.samples * self.channels, size)
 
 
-def _grid(arrays: list[Data], axis: int, sample_axis: int | None) -> _Grid:
+def _grid(arrays: list[Data], axis: int, sample_axis: int | None) -> tuple[list[Data], _Grid]:
+    """The memory of the arrays, and the grid they share."""
     memories, strides = zip(*map(flat, arrays), strict=True)
-    grid = layout(arrays[0].shape, strides, axis, sample_axis)
+    return list(memories), _cached_grid(arrays[0].shape, strides, axis, sample_axis)
+
+
+def _copies(channels: int) -> int:
+    """Positions side by side in one stretch: LANES elements or less, if possible a multiple of what a loop takes."""
+    unit = 32 // math.gcd(channels, 32)
+    return max(1, LANES // channels // unit * unit or LANES // channels)
+
+
+@lru_cache(maxsize=1024)
+def _cached_grid(
+    shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: int, sample_axis: int | None
+) -> _Grid:
+    grid = layout(shape, strides, axis, sample_axis)
     if grid.interleaved and grid.length == 1 and sample_axis is not None:  # positions are all there is: walk along them
-        return _grid(arrays, axis, None)
+        return _cached_grid(shape, strides, axis, None)
     walks, rows = zip(*_steps(grid), strict=True)
     dense = all(walk[2] == grid.channels for walk in walks)
-    copies = max(1, LANES // grid.channels) if dense else 1
-    arguments = (*memories, *walks, *rows, grid.length, grid.channels)
-    return _Grid(arguments, grid.samples, grid.channels, grid.interleaved, copies)
+    copies = _copies(grid.channels) if dense else 1
+    return _Grid((*walks, *rows, grid.length, grid.channels), grid.samples, grid.channels, grid.interleaved, copies)
 
 
 def affine(x: Data, axis: int, pivot: Vector, a: Vector, b: Vector, out: Data | None = None) -> Data:
     """``a (x - pivot) + b`` per channel, of x's dtype. The pivot, near the data, keeps float32 exact far from zero."""
     y = np.empty_like(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64) if out is None else out
-    grid = _grid([x, y], axis, outermost(x, axis))
-    grid.share(_planar_affine, _interleaved_affine, x.nbytes, *(grid.wide(v, y.dtype) for v in (pivot, a, b)))
+    memories, grid = _grid([x, y], axis, outermost(x, axis))
+    vectors = [grid.wide(v, y.dtype) for v in (pivot, a, b)]
+    grid.share(_planar_affine, _interleaved_affine, x.nbytes, memories, *vectors)
     return y
 
 
@@ -447,8 +498,8 @@ def _interleaved_products(
     lanes = copies * channels
     lane_total, lane_product = np.empty(lanes, pivot.dtype), np.empty(lanes, pivot.dtype)
     for s in range(begin, end):
-        total[s * channels : (s + 1) * channels] = 0.0
-        product[s * channels : (s + 1) * channels] = 0.0
+        t, q = total[s * channels : (s + 1) * channels], product[s * channels : (s + 1) * channels]
+        t[:], q[:] = 0.0, 0.0
         for r in range(rows.size):
             i, j = s * g_walk[0] + g_rows[r], s * walk[0] + rows[r]
             for block in range(0, length, SEGMENT * copies):
@@ -462,22 +513,24 @@ def _interleaved_products(
                     position += 4 * copies
                 while position < stop:
                     at, to = i + position * g_walk[2], j + position * walk[2]
+                    gradient, source = g[at : at + channels], x[to : to + channels]
                     for c in range(channels):
-                        lane_total[c] += g[at + c]
-                        lane_product[c] += g[at + c] * (x[to + c] - pivot[c])
+                        lane_total[c] += gradient[c]
+                        lane_product[c] += gradient[c] * (source[c] - pivot[c])
                     position += 1
-                for c in range(lanes):
-                    total[s * channels + c % channels] += lane_total[c]
-                    product[s * channels + c % channels] += lane_product[c]
+                for k in range(copies):
+                    for c in range(channels):
+                        t[c] += lane_total[k * channels + c]
+                        q[c] += lane_product[k * channels + c]
 
 
 def reduce_grad(g: Data, x: Data, axis: int, mean: Vector) -> tuple[Vector, Vector]:
     """Per channel: the sums of g and of ``g (x - mean)``."""
-    grid = _grid([g, x], axis, outermost(x, axis))
+    memories, grid = _grid([g, x], axis, outermost(x, axis))
     pivot = mean.astype(x.dtype)
-    total, product = (np.empty(grid.samples * grid.channels) for _ in range(2))
-    grid.share(_planar_products, _interleaved_products, x.nbytes, grid.wide(pivot, x.dtype), total, product)
-    total, product = (v.reshape(grid.samples, grid.channels).sum(axis=0) for v in (total, product))
+    sums = np.empty((2, grid.samples * grid.channels))
+    grid.share(_planar_products, _interleaved_products, x.nbytes, memories, grid.wide(pivot, x.dtype), *sums)
+    total, product = sums.reshape(2, grid.samples, grid.channels).sum(axis=1)
     return total, product - (mean - pivot) * total
 
 
@@ -509,8 +562,8 @@ def _interleaved_combine(
 ):
     w = np.empty(copies * channels, y.dtype)
     for s in range(begin, end):
-        for c in range(copies * channels):
-            w[c] = d[s * d_step + c % channels]
+        for k in range(copies):
+            w[k * channels : (k + 1) * channels] = d[s * d_step : s * d_step + channels]
         for r in range(rows.size):
             for position in range(0, length, copies):
                 n = min(copies, length - position) * channels
@@ -525,11 +578,11 @@ def _interleaved_combine(
 def combine(g: Data, x: Data, axis: int, mean: Vector, a: Vector, b: Vector, d: Vector, out: Data) -> Data:
     """``a g + b (x - mean) + d`` per channel, into `out`; rows of d, if it has several, belong to slices of axis 0."""
     each = d.ndim == 2 and len(d) > 1
-    grid = _grid([g, x, out], axis, 0 if each else outermost(x, axis))
+    memories, grid = _grid([g, x, out], axis, 0 if each else outermost(x, axis))
     pivot = mean.astype(x.dtype)
     d = np.ascontiguousarray(d - b * (mean - pivot), dtype=x.dtype).reshape(-1)
     vectors = [grid.wide(v, x.dtype) for v in (pivot, a, b)]
-    grid.share(_planar_combine, _interleaved_combine, x.nbytes, *vectors, d, grid.channels if each else 0)
+    grid.share(_planar_combine, _interleaved_combine, x.nbytes, memories, *vectors, d, grid.channels if each else 0)
     return out
 
 
@@ -562,16 +615,17 @@ def _planar_add(x, y, walk, out, rows, out_rows, length, channels, begin, end, l
 
 def count_extremes(x: Data, axis: int, low: Vector, high: Vector) -> tuple[Vector, Vector]:
     """Per channel: how many elements equal its minimum, and its maximum."""
-    grid = _grid([x], axis, outermost(x, axis))
-    at_low, at_high = (np.zeros(grid.samples * grid.channels) for _ in range(2))
+    memories, grid = _grid([x], axis, outermost(x, axis))
     parts = grid.samples * grid.channels
-    threads.share(lambda i, j: _planar_ties(*grid.arguments, i, j, low, high, at_low, at_high), parts, x.nbytes)
+    at_low, at_high = (np.zeros(parts) for _ in range(2))
+    fixed = (*memories, *grid.walks)
+    threads.share(lambda i, j: _planar_ties(*fixed, i, j, low, high, at_low, at_high), parts, x.nbytes)
     at_low, at_high = (v.reshape(-1, grid.channels).sum(axis=0) for v in (at_low, at_high))
     return at_low, at_high
 
 
 def add_at_extremes(x: Data, axis: int, low: Vector, high: Vector, at_low: Vector, at_high: Vector, out: Data) -> None:
     """Add to `out`, where x is at its channel's minimum or maximum."""
-    grid = _grid([x, out], axis, outermost(x, axis))
-    parts = grid.samples * grid.channels
-    threads.share(lambda i, j: _planar_add(*grid.arguments, i, j, low, high, at_low, at_high), parts, x.nbytes)
+    memories, grid = _grid([x, out], axis, outermost(x, axis))
+    fixed, parts = (*memories, *grid.walks), grid.samples * grid.channels
+    threads.share(lambda i, j: _planar_add(*fixed, i, j, low, high, at_low, at_high), parts, x.nbytes)

@@ -46,27 +46,41 @@ class Layout(NamedTuple):
 def flat(x: NDArray[Any]) -> tuple[NDArray[Any], tuple[int, ...]]:
     """The memory of an array from its lowest address on, and its strides there; copies only odd byte strides."""
     if x.flags.c_contiguous:
-        return x.reshape(-1), _elements(x)
+        return x.reshape(-1), _elements(x.shape, x.strides, x.itemsize)
     if any(stride % x.itemsize for stride in x.strides):
         return flat(np.ascontiguousarray(x))
-    strides = _elements(x)
-    upwards = x[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in strides)]
-    dense = upwards.transpose(sorted(range(x.ndim), key=lambda i: -abs(strides[i])))
+    strides = _elements(x.shape, x.strides, x.itemsize)
+    turn, order, extent = _lift(x.shape, strides)
+    upwards = x[turn]
+    dense = upwards.transpose(order)
     if dense.flags.c_contiguous:
         return dense.reshape(-1), strides
-    extent = 1 + sum((n - 1) * abs(stride) for n, stride in zip(x.shape, strides, strict=True))
     return as_strided(upwards, shape=(extent,), strides=(x.itemsize,), writeable=x.flags.writeable), strides
 
 
-def _elements(x: NDArray[Any]) -> tuple[int, ...]:
+@lru_cache(maxsize=1024)
+def _elements(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Strides in elements; an axis of one element has none."""
-    return tuple(0 if n == 1 else stride // x.itemsize for n, stride in zip(x.shape, x.strides, strict=True))
+    return tuple(0 if n == 1 else stride // itemsize for n, stride in zip(shape, strides, strict=True))
+
+
+@lru_cache(maxsize=1024)
+def _lift(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[slice, ...], list[int], int]:
+    """The index that turns axes around which run backwards, the order of descending strides, and the extent."""
+    turn = tuple(slice(None, None, -1 if stride < 0 else 1) for stride in strides)
+    order = sorted(range(len(shape)), key=lambda i: -abs(strides[i]))
+    return turn, order, 1 + sum((n - 1) * abs(stride) for n, stride in zip(shape, strides, strict=True))
 
 
 def outermost(x: NDArray[Any], axis: int) -> int | None:
     """The axis to walk along last: the one of the largest step, other than the channels'."""
-    others = [i for i in range(x.ndim) if i != axis and x.shape[i] > 1]
-    return max(others, key=lambda i: abs(x.strides[i]), default=None)
+    return _outermost(x.shape, x.strides, axis)
+
+
+@lru_cache(maxsize=1024)
+def _outermost(shape: tuple[int, ...], strides: tuple[int, ...], axis: int) -> int | None:
+    others = [i for i in range(len(shape)) if i != axis and shape[i] > 1]
+    return max(others, key=lambda i: abs(strides[i]), default=None)
 
 
 @lru_cache(maxsize=1024)

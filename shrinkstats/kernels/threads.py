@@ -1,19 +1,29 @@
 """Threads for large arrays: a pool of ours around kernels that release the GIL.
 
-OpenMP does not survive a fork and Numba's workqueue aborts when two Python threads enter it; plain threads do
-neither. Handing work over costs some 70 microseconds, so only large arrays are shared out.
+Numba has threading layers of its own, and no kernel here uses one (none is compiled with parallel=True, so none is
+ever started): OpenMP does not survive a fork and the workqueue aborts when two Python threads enter it. Plain threads
+do neither.
+
+Work is cut into chunks that whoever is free takes next. The calling thread is one of the workers and waits only for
+chunks that another has begun: on a busy machine a helper that comes late costs nothing.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
-WORTHWHILE = 16 * 2**20  # bytes a pass must touch before a second thread pays for its hand-over
+WORTHWHILE = 2**20  # bytes a pass must touch before a second thread pays for being woken
+CHUNKS = 4  # to a thread
 
 _count: int | None = None
-_pool: ThreadPoolExecutor | None = None
+_jobs: SimpleQueue[_Job] = SimpleQueue()
+_helpers = 0
+_starting = threading.Lock()
+_caller = threading.local()
 
 
 def get_num_threads() -> int:
@@ -36,27 +46,86 @@ def set_num_threads(count: int | None) -> None:
     _count = count
 
 
+class at_most:
+    """Within it, work of the calling thread is shared by at most `count` threads: for a library that has a limit."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __enter__(self) -> None:
+        self.before = getattr(_caller, "limit", None)
+        _caller.limit = self.count
+
+    def __exit__(self, *_: object) -> None:
+        _caller.limit = self.before
+
+
 def share(task: Callable[[int, int], object], items: int, size: int) -> None:
     """Call task(begin, end) over the range of items, in several threads where `size` bytes are worth it."""
-    workers = min(get_num_threads(), items) if size >= WORTHWHILE else 1
-    bounds = [items * i // workers for i in range(workers + 1)]
-    others = [_executor().submit(task, bounds[i], bounds[i + 1]) for i in range(1, workers)]
-    task(0, bounds[1])
-    for future in others:
-        future.result()
+    workers = min(_allowed(), items) if size >= WORTHWHILE else 1
+    if workers == 1:
+        task(0, items)
+        return
+    job = _Job(task, items, min(items, CHUNKS * workers))
+    _start_helpers(workers - 1)
+    for _ in range(workers - 1):
+        _jobs.put(job)
+    job.work()
+    job.finish()
 
 
-def _executor() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="shrinkstats")
-    return _pool
+class _Job:
+    """Chunks of a task, for whoever takes them."""
+
+    def __init__(self, task: Callable[[int, int], object], items: int, chunks: int) -> None:
+        self.task, self.items, self.chunks = task, items, chunks
+        self.take = itertools.count().__next__  # atomic
+        self.left = chunks
+        self.lock, self.done = threading.Lock(), threading.Lock()
+        self.done.acquire()
+        self.error: BaseException | None = None
+
+    def work(self) -> None:
+        while (i := self.take()) < self.chunks:
+            try:
+                self.task(self.items * i // self.chunks, self.items * (i + 1) // self.chunks)
+            except BaseException as error:
+                self.error = error
+            with self.lock:
+                self.left -= 1
+                if not self.left:
+                    self.done.release()
+
+    def finish(self) -> None:
+        self.done.acquire()
+        if self.error is not None:
+            raise self.error
+
+
+def _allowed() -> int:
+    limit = getattr(_caller, "limit", None)
+    return get_num_threads() if limit is None else min(get_num_threads(), limit)
+
+
+def _start_helpers(count: int) -> None:
+    global _helpers
+    if _helpers >= count:
+        return
+    with _starting:
+        for i in range(_helpers, count):
+            threading.Thread(target=_help, args=(_jobs,), name=f"shrinkstats-{i}", daemon=True).start()
+        _helpers = max(_helpers, count)
+
+
+def _help(jobs: SimpleQueue[_Job]) -> None:
+    while True:
+        jobs.get().work()
 
 
 def _forget() -> None:
-    """A forked child has none of its parent's threads: it starts a pool of its own when it needs one."""
-    global _pool
-    _pool = None
+    """A forked child has none of its parent's threads: it starts its own when it needs them."""
+    global _jobs, _helpers, _starting
+    _jobs, _helpers, _starting = SimpleQueue(), 0, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

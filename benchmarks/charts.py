@@ -1,0 +1,55 @@
+"""Draw the charts of docs/ from the recorded results: ``python -m benchmarks.charts``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.layers import ORDERS, WHATS, geometric_mean, ratios
+from benchmarks.record import load
+
+STATIC = Path(__file__).parents[1] / "docs" / "_static"
+COLORS = {"training step": "#d55e00", "training forward": "#0072b2", "evaluation": "#6b6b6b"}
+MARKS = {"training step": "D", "training forward": "o", "evaluation": "s"}
+
+
+def layers() -> Path:
+    """ShrinkBatchNorm's time over nn.BatchNorm's, by shape and memory order."""
+    result = load("layers")
+    shapes = ["x".join(map(str, r["shape"])) for r in result["rows"] if r["order"] == ORDERS[0]]
+    figure, axes = plt.subplots(1, len(ORDERS), figsize=(10, 4.2), sharey=True, constrained_layout=True)
+    for axis, order in zip(axes, ORDERS, strict=True):
+        axis.axvline(1, color="black", linewidth=1)
+        for what in WHATS:
+            values = ratios(result["rows"], what, order, "nn.BatchNorm")
+            mean = geometric_mean(values)
+            axis.plot(
+                values, range(len(values)), MARKS[what], color=COLORS[what], label=f"{what} (geometric mean {mean:.2f})"
+            )
+        axis.set(xscale="log", title=order, xlabel="time over nn.BatchNorm's; left of 1 is faster")
+        axis.set_xticks([0.1, 0.2, 0.5, 1, 2], ["0.1", "0.2", "0.5", "1", "2"])
+        axis.minorticks_off()
+        axis.grid(axis="x", color="#dddddd")
+        axis.set_axisbelow(True)
+        for side in ("top", "right", "left"):
+            axis.spines[side].set_visible(False)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False, fontsize=8)
+    axes[0].set_yticks(range(len(shapes)), shapes)
+    axes[0].invert_yaxis()
+    m = result["machine"]
+    figure.suptitle(
+        f"ShrinkBatchNorm with {result['estimator']}, float32, {m['processor']}, {m['cores']} cores", fontsize=10
+    )
+    path = STATIC / "layers.svg"
+    STATIC.mkdir(exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path
+
+
+if __name__ == "__main__":
+    print(f"written: {layers()}")
