@@ -39,6 +39,7 @@ SHAPES = [
     (2, 32, 48, 48, 48),
 ]
 ORDERS = ("contiguous", "channels-last")
+IN_A_ROW = 8
 WHATS = ("training step", "training forward", "evaluation")
 
 
@@ -96,7 +97,9 @@ def measure(shape: tuple[int, ...], order: str, repeats: int, compiled: bool) ->
     x = (torch.randn(shape) + 0.5).contiguous(memory_format=memory).requires_grad_()
     g = torch.randn(shape).contiguous(memory_format=memory)
     timed = {name: calls(layer, x, g) for name, layer in layers(shape[1], len(shape), compiled).items()}
-    seconds = {what: side_by_side({n: c[what] for n, c in timed.items()}, repeats=repeats) for what in WHATS}
+    seconds = {
+        what: side_by_side({n: c[what] for n, c in timed.items()}, repeats=repeats, in_a_row=IN_A_ROW) for what in WHATS
+    }
     return {"shape": list(shape), "order": order, "megabytes": x.nbytes / 1e6, "seconds": seconds}
 
 

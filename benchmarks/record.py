@@ -48,16 +48,23 @@ def load(name: str) -> dict[str, Any]:
     return result
 
 
-def side_by_side(rivals: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
-    """Median seconds of every rival; they take turns, so that a busy machine is busy for all of them."""
+def side_by_side(rivals: Mapping[str, Callable[[], object]], *, repeats: int, in_a_row: int = 1) -> dict[str, float]:
+    """Median seconds of every rival; they take turns, so that a busy machine is busy for all of them.
+
+    A turn may be several calls in a row after one that is not timed: OpenMP's threads go on spinning for a while after
+    their work, and a rival that follows at once would pay for it.
+    """
     for call in rivals.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
-    for _ in range(repeats):
+    for _ in range(-(-repeats // in_a_row)):
         for name, call in rivals.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
+            if in_a_row > 1:
+                call()
+            for _ in range(in_a_row):
+                start = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -140,7 +140,7 @@ def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool
         value = float(x)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a number, got {type(x).__name__}") from error
-    if not (value > 0 and value >= minimum and (infinite or math.isfinite(value))):
+    if not (value > 0 and value >= minimum and (infinite or value < math.inf)):
         bound = f"at least {minimum:g}" if minimum > 0 else "above 0"
         raise ValueError(f"{name} must be {bound}{'' if infinite else ' and finite'}, got {value:g}")
     return value

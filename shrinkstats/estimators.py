@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from shrinkstats._arrays import Array, namespace, positive_number
-from shrinkstats.mean import shrink, shrink_by_channels, shrink_by_channels_pullback, shrink_pullback
+from shrinkstats.mean import shrink, shrink_by_channels
 from shrinkstats.moments import Moments, Statistics
 from shrinkstats.prior import Prior, SamplingNoise, as_prior, blend, stein_blend
 from shrinkstats.regularized import STRENGTH, lasso_statistics, ridge_statistics
-from shrinkstats.variance import shrink_variances, shrink_variances_pullback
+from shrinkstats.variance import shrink_variances
 
 __all__ = [
     "BatchStatistics",
@@ -166,23 +166,22 @@ class Stein(Estimator):
         return Statistics(mean, var)
 
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
-        """Of the shrinkage factor and the geometric mean."""
-        xp = namespace(mean=moments.mean)
-        mean, var, noise = g.mean, g.var, None
-        if self.mean == "sampling":
-            mean, noise = shrink_pullback(moments.mean, moments.noise, g.mean, xp)
-        elif self.mean == "channel":
-            mean = shrink_by_channels_pullback(moments.mean, g.mean, xp)
-        if self.var == "gamma":
-            var = shrink_variances_pullback(moments.var(), moments.count, g.var, xp)
-        elif self.var == "channel":
-            var = shrink_by_channels_pullback(moments.var(), g.var, xp)
-        m2 = var / moments.count
-        if noise is None:
+        """Of the shrinkage factor and the geometric mean, compiled."""
+        from shrinkstats.kernels import vectors
+
+        batch = (moments.mean, moments.m2, moments.noise, moments.count)
+        mean, m2, noise = vectors.stein_pullback(*batch, *self.rules, g.mean, g.var)
+        if self.mean != "sampling":
             return Cotangent(mean, m2)
         if moments.samples < 2:  # the noise is then var(ddof=1) / count
             return Cotangent(mean, m2 + noise / (moments.count - 1) / moments.count)
         return Cotangent(mean, m2, sample_m2=noise * moments.noise_scale)
+
+    @property
+    def rules(self) -> tuple[int, int]:
+        """Which rules, as compiled code is told."""
+        names = (None, "sampling", "channel", "gamma")
+        return names.index(self.mean), names.index(self.var)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,9 +16,6 @@ from shrinkstats._arrays import (
     namespace,
     nonnegative,
 )
-
-SAFE = 1e-150
-"""Sums of squares between this and its inverse have lost nothing to under- or overflow."""
 
 
 class Shrunk(NamedTuple):
@@ -157,11 +153,6 @@ def shrink(
     """`james_stein` on arguments that were checked."""
     if mean.shape[-1] < (4 if pooled else 3):
         return Shrunk(mean, xp.ones_like(mean[..., 0]))
-    if not pooled and positive_part and is_vector(mean) and noise.shape == mean.shape and target == 0:
-        amount, squares = float(np.add.reduce(noise) - 2 * np.maximum.reduce(noise)), float(mean @ mean)
-        if SAFE < squares < 1 / SAFE:
-            factor = _cut(amount / squares)
-            return Shrunk(factor * mean, np.float64(factor))
     deviation = mean - target
     channels = mean.shape[-1]
     # Around the grand mean the deviations have c - 1 degrees of freedom: their covariance has trace
@@ -175,29 +166,6 @@ def shrink(
     noise = xp.broadcast_to(noise, mean.shape)
     factor = shrinkage_factor(deviation, noise, bock, xp, positive_part=positive_part)
     return Shrunk(target + factor[..., None] * deviation, factor)
-
-
-def shrink_pullback(mean: Array, noise: Array, g: Array, xp: Namespace) -> tuple[Array, Array]:
-    """From the gradient of `shrink`'s estimate (target 0, positive part) to those of mean and noise, for one vector."""
-    if mean.shape[-1] < 3:
-        return g, xp.zeros_like(g)
-    largest = noise == np.maximum.reduce(noise)
-    slope = 1 - largest * (2 / np.count_nonzero(largest) if largest.any() else math.nan)  # of sum v - 2 max v
-    squares, amount = mean @ mean, slope @ noise
-    if not 0 < amount < squares:  # the factor is cut off, and constant
-        return (g if amount <= 0 < squares else 0 * g), 0 * g
-    ratio, push = amount / squares, (g @ mean) / squares
-    return (1 - ratio) * g + (2 * push * ratio) * mean, -push * slope
-
-
-def _cut(ratio: float) -> float:
-    """1 - ratio, cut off at 0 and 1; NaN stays NaN."""
-    return 1.0 if ratio < 0 else 0.0 if ratio > 1 else 1 - ratio
-
-
-def is_vector(x: Array) -> bool:
-    """One float64 vector of NumPy, on which Python's own numbers are faster than arrays without axes."""
-    return type(x) is np.ndarray and x.ndim == 1 and x.dtype == np.float64
 
 
 def channel_james_stein(mean: Array) -> Shrunk:
@@ -256,20 +224,6 @@ def shrink_by_channels(mean: Array, xp: Namespace) -> Shrunk:
     amount = (channels - 2) / (channels + 1) * xp.sum(spread * spread, axis=-1)
     factor = factor_from(amount, xp.sum(m * m, axis=-1), xp)
     return Shrunk(factor[..., None] * mean, factor)
-
-
-def shrink_by_channels_pullback(mean: Array, g: Array, xp: Namespace) -> Array:
-    """From the gradient of `shrink_by_channels`'s estimate to that of the mean, for one vector."""
-    channels = mean.shape[-1]
-    if channels < 3:
-        return g
-    squares = (mean * mean).sum()
-    if squares == 0:
-        return 0 * g
-    spread = mean - mean.mean()
-    share = (channels - 2) / (channels + 1)
-    ratio, push = share * (spread * spread).sum() / squares, 2 * (g * mean).sum() / squares
-    return (1 - ratio) * g + push * (ratio * mean - share * spread)
 
 
 def _check_broadcast(mean: Array, **others: Array) -> None:

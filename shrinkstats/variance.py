@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from shrinkstats._arrays import (
     Array,
     Namespace,
@@ -14,7 +12,6 @@ from shrinkstats._arrays import (
     nonnegative,
     positive_number,
 )
-from shrinkstats.mean import is_vector
 
 
 def gamma_stein(var: Array, n: float) -> Array:
@@ -68,15 +65,6 @@ def shrink_variances(var: Array, n: float, xp: Namespace) -> Array:
     return weight * var + share * _geometric_mean(var, xp)
 
 
-def shrink_variances_pullback(var: Array, n: float, g: Array, xp: Namespace) -> Array:
-    """From the gradient of `shrink_variances`'s estimate to that of the variances, for one vector."""
-    channels = var.shape[-1]
-    weight, share = _weights(n, channels)
-    geometric = _geometric_mean(var, xp)
-    pooled = share / channels * geometric * np.add.reduce(g)
-    return weight * g + pooled / var if geometric > 0 else weight * g  # a variance of zero holds the product at zero
-
-
 def _weights(n: float, channels: int) -> tuple[float, float]:
     """Those of the variances and of their geometric mean."""
     weight = n / (n + 1)
@@ -84,8 +72,6 @@ def _weights(n: float, channels: int) -> tuple[float, float]:
 
 
 def _geometric_mean(var: Array, xp: Namespace) -> Array:
-    if is_vector(var) and var.min() > 0:
-        return np.exp(np.add.reduce(np.log(var)) / var.size)
     zero = var == 0
     geometric = xp.exp(xp.mean(xp.log(xp.where(zero, xp.ones_like(var), var)), axis=-1, keepdims=True))
     # One variance of zero makes the product zero, unless a NaN makes it NaN.

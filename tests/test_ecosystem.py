@@ -91,6 +91,18 @@ def test_compile_with_a_cumulative_average():
     check_compiled(Stein(), "aot_eager", "training", momentum=None)
 
 
+@pytest.mark.parametrize("estimator", [Stein(), PriorBlend(3.0), SteinBlend()], ids=str)
+def test_compile_for_batches_of_any_size(estimator, monkeypatch):
+    """One graph for the first size and one for all others."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    layer = ShrinkBatchNorm2d(4, estimator)
+    twin = copy.deepcopy(layer)
+    torch.compiler.reset()
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    for n in (4, 5, 6, 7):
+        torch.testing.assert_close(compiled(random(n, 4, 5, 5)), layer(random(n, 4, 5, 5)), rtol=1e-5, atol=1e-5)
+
+
 @pytorch_s_own_warnings
 @pytest.mark.parametrize("estimator", [Stein(), SteinBlend()], ids=str)
 def test_compile_to_machine_code(estimator):

@@ -79,8 +79,8 @@ def test_memory_is_read_in_place_and_its_format_kept(name, monkeypatch):
     assert seen
     ends = {t: (t.data_ptr(), t.data_ptr() + t.nbytes()) for t in map(torch.Tensor.untyped_storage, (x, y1, g, dx1))}
     for array in seen:  # nothing but the input, the output, and their gradients
-        low, high = np.lib.array_utils.byte_bounds(array)
-        assert any(begin <= low and high <= end for begin, end in ends.values())
+        low = array.ctypes.data
+        assert any(begin <= low and low + array.nbytes <= end for begin, end in ends.values())
     if "transposed" in name or "permuted" in name or name == "3-D, channels last":
         assert y1.stride() == dx1.stride() == x.stride()  # an order PyTorch has no name for is kept
     else:
@@ -150,9 +150,13 @@ def test_fused_gradients_are_those_of_plain_operations(estimator, upstream):
         x = (torch.randn(shape, generator=generator) * 2 + 1).contiguous(memory_format=memory_format)
         vectors = [torch.randn(c, generator=generator) for _ in range(2)]
         prior = Prior(np.linspace(-0.5, 1.5, c), np.linspace(3.0, 5.0, c))
-        g = torch.randn(shape, generator=generator)
-        g = {"any": g, "channels_last": g.contiguous(memory_format=torch.channels_last),
-             "transposed": g.transpose(0, 3).contiguous().transpose(0, 3), "sum": torch.ones(()).expand(shape)}[upstream]  # fmt: skip
+        any_ = torch.randn(shape, generator=generator)
+        g = {
+            "any": any_,
+            "channels_last": any_.contiguous(memory_format=torch.channels_last),
+            "transposed": any_.transpose(0, 3).contiguous().transpose(0, 3),
+            "sum": torch.ones(()).expand(shape),
+        }[upstream]
         found = []
         for normalize in (fused.normalize, fused.plain):
             leaves = [v.clone(memory_format=torch.preserve_format).requires_grad_() for v in (x, *vectors)]
@@ -160,9 +164,10 @@ def test_fused_gradients_are_those_of_plain_operations(estimator, upstream):
             found.append((y, torch.autograd.grad(y, leaves, g)))
         (y1, (dx1, *dv1)), (y2, (dx2, *dv2)) = found
         torch.testing.assert_close(y1, y2, rtol=2e-6, atol=2e-6)
-        torch.testing.assert_close(dx1, dx2, rtol=1e-5, atol=1e-6)
+        at_extremes = estimator.uses_extremes  # the gradient there is a sum over the channel
+        torch.testing.assert_close(dx1, dx2, rtol=1e-5, atol=1e-5 if at_extremes else 1e-6)
         for ours, theirs in zip(dv1, dv2, strict=True):  # sums of n terms near 1, which cancel
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 + 1e-7 * g.numel() / c)
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 + 1e-7 * g.numel() / c)
 
 
 # --- types -----------------------------------------------------------------------------------------------------

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from shrinkstats.adapters.torch import distributed, memory
-from shrinkstats.estimators import Cotangent, Estimator
-from shrinkstats.kernels import cpu, generic, threads
+from shrinkstats.estimators import Cotangent, Estimator, Stein
+from shrinkstats.kernels import cpu, generic, threads, vectors
 from shrinkstats.moments import Moments, Statistics, moments
 from shrinkstats.prior import Prior
 
 HALF = (torch.float16, torch.bfloat16)
 FULL = (torch.float32, torch.float64)
+_NOTHING = np.empty(0, np.float32)
 
 
 @dataclass
@@ -103,13 +104,10 @@ class _FusedNormalize(torch.autograd.Function):
             if rule.group is not None:
                 _synchronize(rule, x)
                 rule.moments, ctx.drift = distributed.around_the_mean(rule.moments)
-            statistics = rule.estimator.statistics(rule.moments, rule.prior)
+            statistics = _statistics(rule)
             scale = rule.estimator.scale(statistics.var, rule.eps)
-            slope = 1 / scale if weight is None else _vector(weight) / scale
-            pivot = statistics.mean.astype(data.dtype)
-            shift = (pivot - statistics.mean) * slope
-            if bias is not None:
-                shift = shift + _vector(bias)
+            pivot = np.empty(data.shape[1], data.dtype)
+            slope, shift = vectors.affine_vectors(statistics.mean, scale, _vector(weight), _vector(bias), pivot)
         y = memory.empty_like(x, torch.float32 if x.dtype in HALF else x.dtype)
         if data.size:
             cpu.affine(data, 1, pivot, slope, shift, out=y.numpy())
@@ -128,10 +126,11 @@ class _FusedNormalize(torch.autograd.Function):
         data, gradient = _array(x), _array(g)
         total, product = cpu.reduce_grad(gradient, data, 1, batch.mean) if data.size else np.zeros((2, x.size(1)))
         with np.errstate(all="ignore"):
-            centered = product + (batch.mean - statistics.mean) * total  # sum of g (x - center)
-            dx = None
+            centered, d_center, d_scale = vectors.scale_gradients(
+                total, product, batch.mean, statistics.mean, ctx.scale, ctx.slope
+            )
+            dx, ties = None, None
             if ctx.needs_input_grad[0]:
-                d_center, d_scale, ties = -ctx.slope * total, -ctx.slope / ctx.scale * centered, None
                 if rule.group is not None:
                     ties = _ties(data, batch) if rule.estimator.uses_extremes else ()
                     d_center, d_scale, *ties = distributed.add([d_center, d_scale, *ties], rule.group)
@@ -160,6 +159,14 @@ def _moments(data: Any, extremes: bool) -> tuple[Moments, cpu.GroupMoments]:
     size = float(count // samples)
     sample_m2 = m2 if alone else size * size * sample_m2
     return Moments(count, samples, mean, m2, low, high, samples * size * size, mean, sample_m2), groups
+
+
+def _statistics(rule: Rule) -> Statistics:
+    """The estimator on the batch's moments; Stein's rules, the layers' default, are compiled."""
+    estimator, batch = rule.estimator, rule.moments
+    if type(estimator) is not Stein:
+        return estimator.statistics(batch, rule.prior)
+    return Statistics(*vectors.stein(batch.mean, batch.m2, batch.noise, batch.count, *estimator.rules))
 
 
 def _pullback(rule: Rule, g: Statistics) -> Cotangent:
@@ -237,9 +244,9 @@ def _array(x: Tensor) -> Any:
     return (x.float() if x.dtype in HALF else x).numpy()
 
 
-def _vector(v: Tensor) -> Any:
-    """A vector for NumPy; arithmetic with float64 widens it."""
-    return _array(v)
+def _vector(v: Tensor | None) -> Any:
+    """A vector for NumPy, of length 0 if there is none."""
+    return _NOTHING if v is None else _array(v)
 
 
 def _tensors(prior: Prior, like: Tensor) -> Prior:

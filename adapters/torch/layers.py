@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from shrinkstats.adapters.torch import fused
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
 from shrinkstats.estimators import Estimator, Stein
+from shrinkstats.kernels import vectors
 from shrinkstats.prior import Prior, SamplingNoise
 
 
@@ -62,10 +62,10 @@ class ShrinkBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalize; input and output of shape (n, c, ...)."""
         self._check_input_dim(input)
-        if not input.is_floating_point():
-            raise TypeError(f"expected a floating point input, got {input.dtype}; convert it with .float()")
         if not self.training and self.adaptation is None and self.running_mean is not None:
             return self._evaluate(input)
+        if not input.is_floating_point():
+            raise TypeError(f"expected a floating point input, got {input.dtype}; convert it with .float()")
         adapting = not self.training and self.adaptation is not None
         group = self.process_group if self.training else None
         if not adapting and group is None and input.numel() == input.size(1):
@@ -86,7 +86,9 @@ class ShrinkBatchNorm(_BatchNorm):
         var, eps = self.running_var, self.eps
         if type(self.estimator).scale is not Estimator.scale:
             var, eps = self.estimator.scale(var, eps).square(), 0.0
-        return F.batch_norm(input, self.running_mean, var, self.weight, self.bias, training=False, eps=eps)
+        return torch.batch_norm(
+            input, self.weight, self.bias, self.running_mean, var, False, 0.0, eps, torch.backends.cudnn.enabled
+        )
 
     def _prior(self, input: Tensor, samples: int) -> Prior | None:
         """The running statistics, copied: they may be updated before backward looks at them."""
@@ -114,8 +116,7 @@ class ShrinkBatchNorm(_BatchNorm):
             momentum = self.momentum
             for buffer, value in ((self.running_mean, center), (self.running_var, spread)):
                 if momentum is not None and isinstance(value, np.ndarray) and buffer.dtype in fused.FULL:
-                    view = buffer.numpy()  # on vectors, NumPy is several times faster than PyTorch
-                    view += momentum * (value - view)
+                    vectors.follow(buffer.numpy(), value, momentum)
                     torch.autograd.graph.increment_version(buffer)
                     continue
                 value = torch.as_tensor(value, dtype=buffer.dtype).detach()

@@ -5,9 +5,12 @@ pass              reads       gives
 ================  ==========  =======================================================================
 `moments`         x           per channel: mean, squared deviations, extremes, dispersion of the samples
 `affine`          x           ``a[c] * x + b[c]``
+`reduce_grad`     x, g        per channel: the sums of g and of ``g (x - mean)``
+`combine`         x, g        ``a[c] * g + b[c] * (x - mean) + d[c]``, where d may differ between samples
 ================  ==========  =======================================================================
 
-One file a backend: `cpu` (Numba, NumPy arrays of any strides) and `generic` (array operations, any library).
+One file a backend: `cpu` (Numba, NumPy arrays of any strides) and `generic` (array operations, any library; it has the
+forward passes, whose gradients the libraries find themselves).
 """
 
 from __future__ import annotations

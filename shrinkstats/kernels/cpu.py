@@ -219,7 +219,7 @@ def _interleaved_sums(
     for s in range(begin, end):
         for tile in range(0, channels, LANES):
             width = min(LANES, channels - tile)
-            copies = min(side, max(1, length // 8)) if step == channels == width else 1
+            copies = min(side, max(1, length // 32)) if step == channels == width else 1
             base = s * sample + tile
             here, there = s * channels + tile, s * channels + tile + width
             p, t, q, a, b = pivot[here:there], total[here:there], squares[here:there], low[here:there], high[here:there]
@@ -268,14 +268,28 @@ def _look_again(x, base, step, rows, length, pivot):
 
 
 @jit
+def _lost(pivot_squares, squares):
+    """Whether sums are out of float32's range, though maybe not out of the result's, or differ too little."""
+    return not TINY < pivot_squares < math.inf or pivot_squares > FAR * squares
+
+
+@jit
 def _describe(x, walk, rows, length, channels, begin, end, extremes, mean, total, m2, low, high):
     """Mean and squared deviations from the sums (the pivot comes in `mean`, the squares in `m2`)."""
     n = rows.size * length
+    lost = 0
+    for group in range(begin, end):
+        lost += _lost(m2[group], m2[group] - total[group] * (total[group] / n))
+    if not lost:  # the rule; without branches it costs next to nothing
+        for group in range(begin, end):
+            shift = total[group] / n
+            mean[group] += shift
+            m2[group] -= total[group] * shift
+        return
     for group in range(begin, end):
         pivot, shift = mean[group], total[group] / n
         squares = m2[group] - total[group] * shift
-        # Out of float32's range, though maybe not out of the result's; or a difference of nearly equal numbers.
-        if not TINY < m2[group] < math.inf or m2[group] > FAR * squares:
+        if _lost(m2[group], squares):
             pivot = pivot + shift if math.isfinite(shift) else pivot
             base = (group // channels) * walk[0] + (group % channels) * walk[1]
             again, squares, nan = _look_again(x, base, walk[2], rows, length, pivot)

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-WORTHWHILE = 2**20  # bytes a pass must touch before a second thread pays for being woken
+WORTHWHILE = 4 * 2**20  # bytes a pass must touch before a second thread pays for being woken
 CHUNKS = 4  # to a thread
 
 _count: int | None = None
