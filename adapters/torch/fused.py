@@ -25,7 +25,7 @@ from shrinkstats.prior import Prior
 
 HALF = (torch.float16, torch.bfloat16)
 FULL = (torch.float32, torch.float64)
-_NOTHING = np.empty(0, np.float32)
+_NOTHING = np.empty(0)
 
 
 @dataclass
@@ -126,7 +126,7 @@ class _FusedNormalize(torch.autograd.Function):
         data, gradient = _array(x), _array(g)
         total, product = cpu.reduce_grad(gradient, data, 1, batch.mean) if data.size else np.zeros((2, x.size(1)))
         with np.errstate(all="ignore"):
-            centered, d_center, d_scale = vectors.scale_gradients(
+            d_center, d_scale, d_weight = vectors.scale_gradients(
                 total, product, batch.mean, statistics.mean, ctx.scale, ctx.slope
             )
             dx, ties = None, None
@@ -140,7 +140,7 @@ class _FusedNormalize(torch.autograd.Function):
                     lean = -2 * ctx.drift * cotangent.sample_m2
                     cotangent = cotangent._replace(mean=lean if cotangent.mean is None else cotangent.mean + lean)
                 dx = _input_gradient(gradient, data, x, ctx.slope, cotangent, batch, ctx.means, ties)
-            d_weight = torch.from_numpy(centered / ctx.scale).to(weight.dtype) if ctx.needs_input_grad[1] else None
+            d_weight = torch.from_numpy(d_weight).to(weight.dtype) if ctx.needs_input_grad[1] else None
         d_bias = torch.from_numpy(total).to(bias.dtype) if ctx.needs_input_grad[2] else None
         return dx, d_weight, d_bias, None
 
@@ -196,21 +196,16 @@ def _input_gradient(
     """The gradient of the input: ``slope g``, and what flows through the moments of the batch."""
     if not data.size:
         return torch.zeros_like(x)
-    zero = np.zeros_like(batch.mean)
-    b = zero if cotangent.m2 is None else 2 * cotangent.m2
-    d = zero if cotangent.mean is None else cotangent.mean / batch.count
-    if cotangent.sample_m2 is not None:
-        size = math.prod(data.shape[2:])
-        if size == 1:
-            b = b + 2 * cotangent.sample_m2
-        else:
-            d = d + 2 * size * cotangent.sample_m2 * (means - batch.mean)
+    b, d = vectors.combine_vectors(
+        *(_NOTHING if v is None else v for v in (cotangent.mean, cotangent.m2, cotangent.sample_m2)),
+        means, batch.mean, float(batch.count), math.prod(data.shape[2:]),
+    )  # fmt: skip
     dx = memory.empty_like(x, torch.float32 if x.dtype in HALF else x.dtype)
     cpu.combine(g, data, 1, batch.mean, slope, b, d, out=dx.numpy())
     if cotangent.minimum is not None or cotangent.maximum is not None:
         ties = _ties(data, batch) if ties is None else ties
         at = [
-            np.divide(zero if v is None else v, n, out=np.zeros_like(zero), where=n > 0)
+            np.divide(0.0 if v is None else v, n, out=np.zeros_like(batch.mean), where=n > 0)
             for v, n in zip((cotangent.minimum, cotangent.maximum), ties, strict=True)
         ]
         cpu.add_at_extremes(data, 1, batch.minimum, batch.maximum, *at, out=dx.numpy())

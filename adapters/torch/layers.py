@@ -111,16 +111,15 @@ class ShrinkBatchNorm(_BatchNorm):
         """Running buffers follow the estimates, by PyTorch's rule."""
         center, spread = rule.statistics
         spread = self.estimator.tracked(spread, rule.moments.count)
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            momentum = self.momentum
-            for buffer, value in ((self.running_mean, center), (self.running_var, spread)):
-                if momentum is not None and isinstance(value, np.ndarray) and buffer.dtype in fused.FULL:
-                    vectors.follow(buffer.numpy(), value, momentum)
-                    torch.autograd.graph.increment_version(buffer)
-                    continue
+        self.num_batches_tracked.add_(1)
+        for buffer, value in ((self.running_mean, center), (self.running_var, spread)):
+            if self.momentum is not None and isinstance(value, np.ndarray) and buffer.dtype in fused.FULL:
+                vectors.follow(buffer.numpy(), value, self.momentum)
+                torch.autograd.graph.increment_version(buffer)
+                continue
+            with torch.no_grad():
                 value = torch.as_tensor(value, dtype=buffer.dtype).detach()
-                share = 1 / self.num_batches_tracked.to(value.dtype) if momentum is None else momentum
+                share = 1 / self.num_batches_tracked.to(value.dtype) if self.momentum is None else self.momentum
                 buffer.add_((value - buffer) * share)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

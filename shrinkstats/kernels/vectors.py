@@ -123,13 +123,34 @@ def affine_vectors(center, scale, weight, bias, pivot):
 
 @jit
 def scale_gradients(total, product, mean, center, scale, slope):
-    """From the sums of g and g (x - mean): the sum of g (x - center), and the gradients of center and scale."""
-    centered, d_center, d_scale = np.empty(total.size), np.empty(total.size), np.empty(total.size)
+    """From the sums of g and of g (x - mean): the gradients of center, scale and weight."""
+    d_center, d_scale, d_weight = np.empty(total.size), np.empty(total.size), np.empty(total.size)
     for c in range(total.size):
-        centered[c] = product[c] + (mean[c] - center[c]) * total[c]
+        d_weight[c] = (product[c] + (mean[c] - center[c]) * total[c]) / scale[c]
         d_center[c] = -slope[c] * total[c]
-        d_scale[c] = -slope[c] / scale[c] * centered[c]
-    return centered, d_center, d_scale
+        d_scale[c] = -slope[c] * d_weight[c]
+    return d_center, d_scale, d_weight
+
+
+@jit
+def combine_vectors(g_mean, g_m2, g_sample_m2, means, mean, count, size):
+    """What `combine` adds to ``a g``: b for x - mean, and d for every sample; empty gradients stand for zeros.
+
+    `means` are those of the samples, of `size` observations each.
+    """
+    channels = mean.size
+    each = g_sample_m2.size > 0 and size > 1
+    b, d = np.zeros(channels), np.zeros((means.shape[0] if each else 1, channels))
+    for c in range(channels):
+        b[c] = 2 * g_m2[c] if g_m2.size else 0.0
+        if g_sample_m2.size and not each:  # samples of one observation
+            b[c] += 2 * g_sample_m2[c]
+    for s in range(d.shape[0]):
+        for c in range(channels):
+            d[s, c] = g_mean[c] / count if g_mean.size else 0.0
+            if each:
+                d[s, c] += 2 * size * g_sample_m2[c] * (means[s, c] - mean[c])
+    return b, d
 
 
 @jit
