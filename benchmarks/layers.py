@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,15 +112,21 @@ def peak_memory(shape: tuple[int, ...], ours: bool) -> int:
 def _peak(kind: str, text: str) -> None:
     shape = tuple(map(int, text.split("x")))
     layer = layers(shape[1], len(shape), False)["ours" if kind == "ours" else "nn.BatchNorm"]
-    small, x = torch.randn(2, shape[1], *[8] * (len(shape) - 2), requires_grad=True), torch.randn(shape)
+    small = torch.randn(2, shape[1], *[8] * (len(shape) - 2), requires_grad=True)
     layer(small).sum().backward()  # whatever loads at the first use is loaded
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    g = torch.randn(shape)
-    x.requires_grad_()
+    before = _status("VmRSS")
+    x, g = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     for _ in range(3):
         x.grad = None
         layer(x).backward(g)
-    print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+    print(_status("VmHWM") - before)
+
+
+def _status(name: str) -> int:
+    """Bytes of an entry of /proc/self/status (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def resnet_step(repeats: int) -> dict[str, float]:

@@ -92,9 +92,9 @@ def test_compile_with_a_cumulative_average():
 
 
 @pytest.mark.parametrize("estimator", [Stein(), PriorBlend(3.0), SteinBlend()], ids=str)
-def test_compile_for_batches_of_any_size(estimator, monkeypatch):
+@torch._dynamo.config.patch(recompile_limit=2)
+def test_compile_for_batches_of_any_size(estimator):
     """One graph for the first size and one for all others."""
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     layer = ShrinkBatchNorm2d(4, estimator)
     twin = copy.deepcopy(layer)
     torch.compiler.reset()
