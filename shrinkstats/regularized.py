@@ -95,7 +95,8 @@ def lasso_statistics(batch: Statistics, n: float, strength: float, xp: Namespace
 
     def soft(x: Array, threshold: float) -> Array:
         excess = xp.abs(x) - threshold
-        return xp.sign(x) * xp.where(excess < 0, xp.zeros_like(excess), excess)
+        kept = xp.where(excess < 0, xp.zeros_like(excess), excess)
+        return xp.where(x < 0, -kept, kept)
 
     return Statistics(soft(batch.mean, strength / (2 * n)), soft(batch.var, strength / 2))
 

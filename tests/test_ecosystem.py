@@ -8,7 +8,7 @@ import pytest
 from test_layers import ESTIMATORS
 
 from shrinkstats import _arrays
-from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, RobustNorm, Stein, SteinBlend
+from shrinkstats.estimators import BatchStatistics, PriorBlend, RobustNorm, Stein, SteinBlend
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 
@@ -180,8 +180,6 @@ def test_functional_call(estimator, training):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 def test_vmap_over_an_ensemble(estimator, training, momentum):
-    if isinstance(estimator, Lasso) and training:
-        pytest.xfail("array_api_compat's sign for PyTorch selects by a mask, which vmap refuses with an error")
     nets = [network(estimator, seed=i).train(training) for i in range(3)]
     for net in nets:
         net[1].momentum = net[5].momentum = momentum

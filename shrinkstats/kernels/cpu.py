@@ -155,27 +155,22 @@ def _planar_sums(x, walk, rows, length, channels, begin, end, zero, extremes, pi
 
 
 @jit
-def _eight(x, start, step, n, extremes, lanes):
-    """Eight positions of n neighbouring channels."""
+def _four(x, start, step, n, extremes, lanes):
+    """Four positions of n neighbouring channels."""
     n = min(n, LANES)
     x0, x1 = x[start : start + n], x[start + step : start + step + n]
     x2, x3 = x[start + 2 * step : start + 2 * step + n], x[start + 3 * step : start + 3 * step + n]
-    x4, x5 = x[start + 4 * step : start + 4 * step + n], x[start + 5 * step : start + 5 * step + n]
-    x6, x7 = x[start + 6 * step : start + 6 * step + n], x[start + 7 * step : start + 7 * step + n]
     pivot, total, squares = lanes[0:LANES], lanes[LANES : 2 * LANES], lanes[2 * LANES : 3 * LANES]
     for c in range(n):
         p = pivot[c]
         d0, d1, d2, d3 = x0[c] - p, x1[c] - p, x2[c] - p, x3[c] - p
-        d4, d5, d6, d7 = x4[c] - p, x5[c] - p, x6[c] - p, x7[c] - p
-        total[c] += ((d0 + d1) + (d2 + d3)) + ((d4 + d5) + (d6 + d7))
-        squares[c] += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7))
+        total[c] += (d0 + d1) + (d2 + d3)
+        squares[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
     if extremes:
         low, high = lanes[3 * LANES : 4 * LANES], lanes[4 * LANES : 5 * LANES]
         for c in range(n):
             a, b = lower(x1[c], lower(x0[c], low[c])), higher(x1[c], higher(x0[c], high[c]))
-            a, b = lower(x3[c], lower(x2[c], a)), higher(x3[c], higher(x2[c], b))
-            a, b = lower(x5[c], lower(x4[c], a)), higher(x5[c], higher(x4[c], b))
-            low[c], high[c] = lower(x7[c], lower(x6[c], a)), higher(x7[c], higher(x6[c], b))
+            low[c], high[c] = lower(x3[c], lower(x2[c], a)), higher(x3[c], higher(x2[c], b))
 
 
 @jit
@@ -225,20 +220,22 @@ def _interleaved_sums(
             p, t, q, a, b = pivot[here:there], total[here:there], squares[here:there], low[here:there], high[here:there]
             _lane_pivots(x, base + rows[0], step, length, width, zero, extremes, lanes, p, a, b)
             for k in range(1, copies):
-                lanes[k * width : (k + 1) * width] = lanes[:width]
-            t[:], q[:] = 0.0, 0.0
+                for c in range(width):
+                    lanes[k * width + c] = lanes[c]
+            for c in range(width):
+                t[c], q[c] = 0.0, 0.0
             for r in range(rows.size):
                 for block in range(0, length, SEGMENT * copies):
-                    lanes[LANES : LANES + copies * width] = zero
-                    lanes[2 * LANES : 2 * LANES + copies * width] = zero
+                    for lane in range(copies * width):
+                        lanes[LANES + lane], lanes[2 * LANES + lane] = zero, zero
                     if extremes:
                         for k in range(copies):
-                            lanes[3 * LANES + k * width : 3 * LANES + (k + 1) * width] = a
-                            lanes[4 * LANES + k * width : 4 * LANES + (k + 1) * width] = b
+                            for c in range(width):
+                                lanes[3 * LANES + k * width + c], lanes[4 * LANES + k * width + c] = a[c], b[c]
                     position, stop = block, min(block + SEGMENT * copies, length)
-                    while position + 8 * copies <= stop:
-                        _eight(x, base + rows[r] + position * step, copies * step, copies * width, extremes, lanes)
-                        position += 8 * copies
+                    while position + 4 * copies <= stop:
+                        _four(x, base + rows[r] + position * step, copies * step, copies * width, extremes, lanes)
+                        position += 4 * copies
                     while position < stop:
                         _one(x, base + rows[r] + position * step, width, extremes, lanes)
                         position += 1
@@ -345,7 +342,8 @@ def moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector
 def _merge(means, m2, size, mean, whole, between):
     """Over the groups of every channel: mean, squared deviations, and those of the groups' means."""
     samples, channels = means.shape
-    mean[:], whole[:], between[:] = 0.0, 0.0, 0.0
+    for c in range(channels):
+        mean[c], whole[c], between[c] = 0.0, 0.0, 0.0
     for s in range(samples):
         for c in range(channels):
             mean[c] += means[s, c] - means[0, c]  # around the first: a mean of equal numbers is exact
@@ -513,11 +511,13 @@ def _interleaved_products(
     lane_total, lane_product = np.empty(lanes, pivot.dtype), np.empty(lanes, pivot.dtype)
     for s in range(begin, end):
         t, q = total[s * channels : (s + 1) * channels], product[s * channels : (s + 1) * channels]
-        t[:], q[:] = 0.0, 0.0
+        for c in range(channels):
+            t[c], q[c] = 0.0, 0.0
         for r in range(rows.size):
             i, j = s * g_walk[0] + g_rows[r], s * walk[0] + rows[r]
             for block in range(0, length, SEGMENT * copies):
-                lane_total[:], lane_product[:] = 0, 0
+                for lane in range(lanes):
+                    lane_total[lane], lane_product[lane] = 0, 0
                 position, stop = block, min(block + SEGMENT * copies, length)
                 while position + 4 * copies <= stop:
                     _four_products(
@@ -577,7 +577,8 @@ def _interleaved_combine(
     w = np.empty(copies * channels, y.dtype)
     for s in range(begin, end):
         for k in range(copies):
-            w[k * channels : (k + 1) * channels] = d[s * d_step : s * d_step + channels]
+            for c in range(channels):
+                w[k * channels + c] = d[s * d_step + c]
         for r in range(rows.size):
             for position in range(0, length, copies):
                 n = min(copies, length - position) * channels
