@@ -57,8 +57,10 @@ def side_by_side(rivals: Mapping[str, Callable[[], object]], *, repeats: int, in
     for call in rivals.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    order = list(rivals.items())
     for _ in range(-(-repeats // in_a_row)):
-        for name, call in rivals.items():
+        order = order[1:] + order[:1]  # nobody always follows the same rival
+        for name, call in order:
             if in_a_row > 1:
                 call()
             for _ in range(in_a_row):
