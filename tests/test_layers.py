@@ -23,6 +23,7 @@ torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]"
 from torch import nn  # noqa: E402
 
 from shrinkstats.adapters.torch import ShrinkBatchNorm1d, ShrinkBatchNorm2d, ShrinkBatchNorm3d  # noqa: E402
+from shrinkstats.kernels import cpu  # noqa: E402
 
 ESTIMATORS = [
     BatchStatistics(),
@@ -126,6 +127,29 @@ def test_types_stay_and_statistics_are_wide(dtype):
     assert y.dtype == dtype
     expected = ShrinkBatchNorm2d(4)(x.double())
     torch.testing.assert_close(y.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("estimator", [BatchStatistics(), Stein(), RobustNorm(), PriorBlend(3.0)], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("adapted", [True, False])
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (4, 3, 0, 4)])
+def test_an_empty_batch_leaves_the_statistics_alone(estimator, training, adapted, shape):
+    layer, rival = ShrinkBatchNorm2d(3, estimator).train(training), nn.BatchNorm2d(3).train(training)
+    layer.adaptation = SteinBlend() if adapted else None
+    x = torch.empty(shape, requires_grad=True)
+    y = layer(x)
+    assert y.shape == rival(x).shape
+    for name, value in rival.state_dict().items():
+        assert torch.equal(layer.state_dict()[name], value)
+    y.sum().backward()
+    assert x.grad.shape == shape
+    assert layer.weight.grad.tolist() == [0, 0, 0]
+
+
+def test_the_passes_over_nothing():
+    x = np.zeros((0, 4, 3, 3), np.float32)
+    total, product = cpu.reduce_grad(x, x, 1, np.zeros(4))
+    assert total.tolist() == product.tolist() == [0, 0, 0, 0]
 
 
 def test_a_rule_of_ones_own():

@@ -68,6 +68,8 @@ class ShrinkBatchNorm(_BatchNorm):
             raise TypeError(f"expected a floating point input, got {input.dtype}; convert it with .float()")
         adapting = not self.training and self.adaptation is not None
         group = self.process_group if self.training else None
+        if input.numel() == 0 and group is None:
+            return self._pass_nothing(input)
         if not adapting and group is None and input.numel() == input.size(1):
             raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
         estimator = self.adaptation if adapting else self.estimator
@@ -88,6 +90,14 @@ class ShrinkBatchNorm(_BatchNorm):
             var, eps = self.estimator.scale(var, eps).square(), 0.0
         return torch.batch_norm(
             input, self.weight, self.bias, self.running_mean, var, False, 0.0, eps, torch.backends.cudnn.enabled
+        )
+
+    def _pass_nothing(self, input: Tensor) -> Tensor:
+        """An empty batch, as PyTorch takes it: it counts as a batch, and says nothing about the statistics."""
+        if self.training and self.track_running_stats:
+            self.num_batches_tracked.add_(1)
+        return torch.batch_norm(
+            input, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
         )
 
     def _prior(self, input: Tensor, samples: int) -> Prior | None:

@@ -542,7 +542,7 @@ def reduce_grad(g: Data, x: Data, axis: int, mean: Vector) -> tuple[Vector, Vect
     """Per channel: the sums of g and of ``g (x - mean)``."""
     memories, grid = _grid([g, x], axis, outermost(x, axis))
     pivot = mean.astype(x.dtype)
-    sums = np.empty((2, grid.samples * grid.channels))
+    sums = np.zeros((2, grid.samples * grid.channels))
     grid.share(_planar_products, _interleaved_products, x.nbytes, memories, grid.wide(pivot, x.dtype), *sums)
     total, product = sums.reshape(2, grid.samples, grid.channels).sum(axis=1)
     return total, product - (mean - pivot) * total

@@ -62,6 +62,8 @@ class at_most:
 
 def share(task: Callable[[int, int], object], items: int, size: int) -> None:
     """Call task(begin, end) over the range of items, in several threads where `size` bytes are worth it."""
+    if not size:  # of an empty array there is nothing to read, whatever its shape
+        return
     workers = min(_allowed(), items) if size >= WORTHWHILE else 1
     if workers == 1:
         task(0, items)
