@@ -120,6 +120,13 @@ def test_calibration_keeps_modes_hooks_and_adaptation(net):
     assert not net[1]._forward_pre_hooks
 
 
+def test_calibration_evaluates_a_network_in_training(net):
+    calibrate(expected := copy.deepcopy(net), batches(2))
+    calibrate(net.train(), batches(2))
+    for name, value in expected.state_dict().items():
+        assert torch.equal(net.state_dict()[name], value)
+
+
 def test_loaders_of_tuples_and_lists(net):
     calibrate(net, [(x, 0) for x in batches(2)])
     calibrate(net, [[x] for x in batches(2)])
