@@ -19,7 +19,7 @@ COMMON = """
     import numpy as np
     import torch
     from torch import nn
-    from shrinkstats.adapters.torch import ShrinkBatchNorm2d, adapt, calibrate, convert
+    from shrinkstats.adapters.torch import ShrinkBatchNorm2d, adapt, calibrate, convert, openmp
     from shrinkstats.estimators import BatchStatistics, RobustNorm, Stein, SteinBlend
     from shrinkstats.kernels import threads
 
@@ -51,7 +51,7 @@ def run(program, *, environment=None, timeout=150):
 @pytest.mark.parametrize("adapted", [False, True])
 def test_eight_threads_share_a_network_in_evaluation(adapted):
     run(f"""
-        threads.WORTHWHILE = 0
+        threads.WORTHWHILE = openmp.WORTHWHILE = 0
         threads.set_num_threads(2)
         net = network().eval()
         if {adapted}:
@@ -76,7 +76,7 @@ def test_eight_threads_share_a_network_in_evaluation(adapted):
 
 def test_eight_threads_train_their_own_networks():
     run("""
-        threads.WORTHWHILE = 0
+        threads.WORTHWHILE = openmp.WORTHWHILE = 0
         threads.set_num_threads(2)
         torch.set_num_threads(2)
         rules = [Stein(), SteinBlend(), RobustNorm(), BatchStatistics()]
@@ -119,7 +119,7 @@ WORKERS = """
 import sys
 import torch
 from torch.utils.data import DataLoader, Dataset
-from shrinkstats.adapters.torch import ShrinkBatchNorm2d
+from shrinkstats.adapters.torch import ShrinkBatchNorm2d, openmp
 from shrinkstats.kernels import threads
 
 
@@ -131,7 +131,7 @@ class Normalized(Dataset):
         return 8
 
     def __getitem__(self, i):
-        threads.WORTHWHILE = 0
+        threads.WORTHWHILE = openmp.WORTHWHILE = 0
         x = torch.full((2, 3, 4, 4), float(i)) + torch.arange(96.0).reshape(2, 3, 4, 4)
         x.requires_grad_()
         y = self.layer(x)
@@ -140,12 +140,11 @@ class Normalized(Dataset):
 
 
 if __name__ == "__main__":
-    threads.WORTHWHILE = 0
+    threads.WORTHWHILE = openmp.WORTHWHILE = 0
     threads.set_num_threads(2)
     torch.set_num_threads(2)
     data = Normalized(ShrinkBatchNorm2d(3))
     alone = [data[i] for i in range(8)]
-    assert threads._helpers
     loader = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context=sys.argv[1])
     for _ in range(2):
         for (y, g), (expected, gradient) in zip(loader, alone, strict=True):
@@ -174,32 +173,71 @@ def test_workers_of_a_data_loader(start, tmp_path):
     assert done.stderr == ""
 
 
-def test_no_more_threads_than_pytorch_may_use():
-    """Whoever lowers one of the two limits means it; NumPy arrays know only ours."""
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork on this system")
+def test_a_forked_child_has_threads_of_its_own():
+    """PyTorch's team does not survive a fork: a child that waited for it would wait for ever."""
     run("""
+        import os
+        threads.WORTHWHILE = openmp.WORTHWHILE = 0
+        torch.set_num_threads(2)
+        threads.set_num_threads(2)
+        layer = ShrinkBatchNorm2d(3)
+
+        def step():
+            x = random(8, 3, 6, 6).requires_grad_()
+            layer(x).pow(2).sum().backward()
+            return x.grad
+
+        expected = step()
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, of forking with threads
+        child = os.fork()
+        if child == 0:
+            fine = torch.equal(step(), expected) and threads._helpers > 0 and openmp._parallel is None
+            os._exit(0 if fine else 3)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert torch.equal(step(), expected)
+    """)
+
+
+TEAMS = {"PyTorch's": "", "our own": "openmp._parallel = None", "found nowhere": "openmp._parallel = openmp._find([])"}
+
+
+@pytest.mark.parametrize("team", TEAMS)
+def test_no_more_threads_than_pytorch_may_use(team):
+    """Whoever lowers one of the two limits means it; NumPy arrays know only ours. The bits are the same."""
+    run(f"""
         import shrinkstats
-        threads.WORTHWHILE = 0
+        threads.WORTHWHILE = openmp.WORTHWHILE = 0
+        {TEAMS[team]}
         layer, x = ShrinkBatchNorm2d(3), random(64, 3, 8, 8).requires_grad_()
-        helpers = []
-        start = threads._start_helpers
-        threads._start_helpers = lambda count: helpers.append(count) or start(count)
+        seen, results = [], set()
+        parallel, start = openmp._parallel, threads._start_helpers
+        if parallel is not None:
+            openmp._parallel = lambda *call: seen.append(call[2]) or parallel(*call)
+        threads._start_helpers = lambda count: seen.append(1 + count) or start(count)
 
         def workers(ours, theirs, work):
             threads.set_num_threads(ours)
             torch.set_num_threads(theirs)
-            helpers.clear()
+            seen.clear()
             work()
-            return 1 + max(helpers, default=0)
+            return max(seen, default=1)
 
-        step = lambda: layer(x).pow(2).sum().backward()
+        def step():
+            x.grad = None
+            layer(x).pow(2).sum().backward()
+            results.add(x.grad.numpy().tobytes())
+
         moments = lambda: shrinkstats.moments(x.detach().numpy())
         assert workers(4, 1, step) == 1
         assert workers(1, 4, step) == 1
         assert workers(2, 2, step) == 2
-        assert len(helpers) >= 4  # every pass of both directions
+        assert len(seen) == 4  # every pass of both directions
         assert workers(4, 2, step) == 2
         assert workers(2, 4, step) == 2
         assert workers(3, 3, step) == 3
+        assert len(results) == 1
         assert workers(2, 1, moments) == 2
         try:
             workers(2, 1, lambda: layer(torch.ones(2, 4, 3, 3)))  # an error leaves no limit behind
@@ -230,7 +268,7 @@ def test_copies_pickles_and_files():
 
 def test_no_threading_layer_of_numba_is_ever_started():
     (modules,) = run("""
-        threads.WORTHWHILE = 0
+        threads.WORTHWHILE = openmp.WORTHWHILE = 0
         threads.set_num_threads(4)
         torch.set_num_threads(4)
         for estimator in (Stein(), RobustNorm()):
@@ -260,11 +298,12 @@ FIRST_CALL = """
         x = random(8, 3, 6, 6).contiguous(memory_format=format).requires_grad_()
         ShrinkBatchNorm2d(3)(x).pow(2).sum().backward()
     from numba.core.dispatcher import Dispatcher
-    from shrinkstats.kernels import cpu
-    kernels = [v for v in vars(cpu).values() if isinstance(v, Dispatcher)]
+    from shrinkstats.kernels import cpu, team, vectors
+    kernels = [v for module in (cpu, team, vectors) for v in vars(module).values() if isinstance(v, Dispatcher)]
     used = [kernel for kernel in kernels if kernel.signatures]
+    bodies = [team._body(name, order, np.float32) for name in team._BODIES for order in (False, True)]
     print(cpu.__file__, len(used), sum(sum(k.stats.cache_misses.values()) for k in used),
-          sum(sum(k.stats.cache_hits.values()) for k in used))
+          sum(sum(k.stats.cache_hits.values()) for k in used) + sum(body.cache_hits for body in bodies))
 """
 
 

@@ -43,15 +43,23 @@ def test_stein_on_odd_data(mean, var, what):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
-def test_affine_vectors_and_running_buffers():
+@pytest.mark.parametrize("copies", [1, 3])
+def test_affine_lines(copies):
     rng = np.random.default_rng(2)
     center, scale, weight, bias = rng.normal(size=(4, 7))
-    pivot = np.empty(7, np.float32)
-    slope, shift = vectors.affine_vectors(center, scale, weight, bias, pivot)
+    lines = np.empty((3, copies * 7), np.float32)
+    np.testing.assert_allclose(vectors.affine_lines(center, scale, weight, bias, lines), weight / scale, rtol=1e-12)
+    np.testing.assert_array_equal(lines[:, :7], lines[:, -7:])
+    pivot, slope, shift = lines[:, :7].astype(np.float64)
     x = rng.normal(size=7)
-    np.testing.assert_allclose((x - pivot) * slope + shift, weight * (x - center) / scale + bias, rtol=1e-9)
+    np.testing.assert_allclose((x - pivot) * slope + shift, weight * (x - center) / scale + bias, rtol=1e-5, atol=1e-6)
     nothing = np.empty(0, np.float32)
-    np.testing.assert_array_equal(vectors.affine_vectors(center, scale, nothing, nothing, pivot)[0], 1 / scale)
-    buffer = np.ones(7, np.float32)
-    vectors.follow(buffer, center, 0.1)
-    np.testing.assert_allclose(buffer, 0.9 + 0.1 * center, rtol=1e-6)
+    np.testing.assert_array_equal(vectors.affine_lines(center, scale, nothing, nothing, lines), 1 / scale)
+
+
+def test_running_buffers():
+    means, variances = np.ones(7, np.float32), np.full(7, 2, np.float32)
+    mean, variance = np.random.default_rng(2).normal(size=(2, 7))
+    vectors.follow(means, variances, mean, variance, 0.1)
+    np.testing.assert_allclose(means, 0.9 + 0.1 * mean, rtol=1e-6)
+    np.testing.assert_allclose(variances, 1.8 + 0.1 * variance, rtol=1e-6)

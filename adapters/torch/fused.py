@@ -6,10 +6,8 @@ vector-Jacobian product on the vectors, `combine`. Only the input is saved, and 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -17,15 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from shrinkstats.adapters.torch import distributed, memory
+from shrinkstats.adapters.torch import distributed, memory, openmp
 from shrinkstats.estimators import Cotangent, Estimator, Stein
-from shrinkstats.kernels import cpu, generic, threads, vectors
+from shrinkstats.kernels import cpu, generic, team, vectors
 from shrinkstats.moments import Moments, Statistics, moments
 from shrinkstats.prior import Prior
 
 HALF = (torch.float16, torch.bfloat16)
-FULL = (torch.float32, torch.float64)
-_NOTHING = np.empty(0)
+DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
+FULL = tuple(DTYPES)
+_NOTHING, _NONE = np.empty(0), np.empty((0, 0), np.uint8)
 
 
 @dataclass
@@ -82,57 +81,41 @@ def plain(x: Tensor, weight: Tensor | None, bias: Tensor | None, rule: Rule) -> 
     return generic.affine(x, 1, pivot, slope, shift)
 
 
-def _limited(function: Callable[..., Any]) -> Callable[..., Any]:
-    """With as many threads as PyTorch itself may use, at most."""
-
-    @wraps(function)
-    def limited(*args: Any) -> Any:
-        with threads.at_most(torch.get_num_threads()):
-            return function(*args)
-
-    return limited
-
-
 class _FusedNormalize(torch.autograd.Function):
     @staticmethod
-    @_limited
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, rule: Rule) -> Tensor:
-        data = _array(x)
+        data = _dense(x)
         with np.errstate(all="ignore"):  # NaN and infinity pass through, as everywhere in PyTorch
-            rule.moments, groups = _moments(data, rule.estimator.uses_extremes)
+            rule.moments, means = _moments(data, rule.estimator.uses_extremes)
             ctx.drift = None
             if rule.group is not None:
                 _synchronize(rule, x)
                 rule.moments, ctx.drift = distributed.around_the_mean(rule.moments)
             statistics = _statistics(rule)
             scale = rule.estimator.scale(statistics.var, rule.eps)
-            pivot = np.empty(data.shape[1], data.dtype)
-            slope, shift = vectors.affine_vectors(statistics.mean, scale, _vector(weight), _vector(bias), pivot)
-        y = memory.empty_like(x, torch.float32 if x.dtype in HALF else x.dtype)
-        if data.size:
-            cpu.affine(data, 1, pivot, slope, shift, out=y.numpy())
+        y = memory.empty_like(x, data.dtype)
+        slope = _affine(data, statistics.mean, scale, _vector(weight), _vector(bias), y)
         rule.statistics = statistics
         ctx.save_for_backward(x, weight, bias)
-        ctx.rule, ctx.means, ctx.scale, ctx.slope = rule, groups.mean, scale, slope
+        ctx.rule, ctx.means, ctx.scale, ctx.slope = rule, means, scale, slope
         return y if y.dtype == x.dtype else y.to(x.dtype)
 
     @staticmethod
-    @_limited
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight, bias = ctx.saved_tensors
         if torch.is_grad_enabled():  # someone wants to differentiate the gradient
             return (*_plain_gradient(ctx, x, weight, bias, g), None)
         rule, batch, statistics = ctx.rule, ctx.rule.moments, ctx.rule.statistics
-        data, gradient = _array(x), _array(g)
-        total, product = cpu.reduce_grad(gradient, data, 1, batch.mean) if data.size else np.zeros((2, x.size(1)))
+        data, gradient = _dense(x), _dense(g)
+        sums = _reduce(gradient, data, batch.mean)
         with np.errstate(all="ignore"):
-            d_center, d_scale, d_weight = vectors.scale_gradients(
-                total, product, batch.mean, statistics.mean, ctx.scale, ctx.slope
+            d_center, d_scale, d_weight, d_bias = vectors.scale_gradients(
+                *sums, batch.mean, statistics.mean, ctx.scale, ctx.slope, _vector(weight)
             )
             dx, ties = None, None
             if ctx.needs_input_grad[0]:
                 if rule.group is not None:
-                    ties = _ties(data, batch) if rule.estimator.uses_extremes else ()
+                    ties = _ties(data.numpy(), batch) if rule.estimator.uses_extremes else ()
                     d_center, d_scale, *ties = distributed.add([d_center, d_scale, *ties], rule.group)
                 d_spread = d_scale * rule.estimator.scale_gradient(statistics.var, ctx.scale)
                 cotangent = _pullback(rule, Statistics(d_center, d_spread))
@@ -140,25 +123,57 @@ class _FusedNormalize(torch.autograd.Function):
                     lean = -2 * ctx.drift * cotangent.sample_m2
                     cotangent = cotangent._replace(mean=lean if cotangent.mean is None else cotangent.mean + lean)
                 dx = _input_gradient(gradient, data, x, ctx.slope, cotangent, batch, ctx.means, ties)
-            d_weight = torch.from_numpy(d_weight).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        d_bias = torch.from_numpy(total).to(bias.dtype) if ctx.needs_input_grad[2] else None
-        return dx, d_weight, d_bias, None
+        return (
+            dx,
+            _gradient(d_weight, weight, ctx.needs_input_grad[1]),
+            _gradient(d_bias, bias, ctx.needs_input_grad[2]),
+            None,
+        )
 
 
-def _moments(data: Any, extremes: bool) -> tuple[Moments, cpu.GroupMoments]:
-    """Moments of a batch, without the extremes where nobody looks at them, and those of its samples."""
-    samples, channels = data.shape[:2]
-    if not data.size:
-        return Moments.empty(channels), cpu.GroupMoments(*[np.empty((0, channels))] * 4)
-    count = data.size // channels
+def _moments(x: Tensor, extremes: bool) -> tuple[Moments, Any]:
+    """Moments of a batch, without the extremes where nobody looks at them, and the means of its samples."""
+    samples, channels = x.shape[:2]
+    count = x.numel() // max(channels, 1)
+    if not count:
+        return Moments.empty(channels), np.empty((0, channels))
     alone = count == samples  # nothing within a sample: one group holds all of them
-    groups = cpu.group_moments(data, 1, None if alone else 0, extremes=extremes)
-    mean, m2, sample_m2 = cpu.merge_groups(groups, count // samples)
-    nobody = np.full(channels, np.nan)
-    low, high = (groups.low.min(axis=0), groups.high.max(axis=0)) if extremes else (nobody, nobody)
-    size = float(count // samples)
-    sample_m2 = m2 if alone else size * size * sample_m2
-    return Moments(count, samples, mean, m2, low, high, samples * size * size, mean, sample_m2), groups
+    job = team.plan("moments", DTYPES[x.dtype], x.shape, (x.stride(),), None if alone else 0)
+    groups = np.empty((5 if extremes else 3, job.samples, channels))
+    openmp.run(job, job.table(x.data_ptr(), 0, 0, _NONE, groups, int(extremes)), x.nbytes)
+    means, _, squares = groups[:3]
+    size = count // samples
+    mean, m2, sample_m2 = cpu.merge(means, squares, count // len(means))
+    low, high = (groups[3].min(axis=0), groups[4].max(axis=0)) if extremes else [np.full(channels, np.nan)] * 2
+    sample_m2 = m2 if alone else float(size) * size * sample_m2
+    return Moments(count, samples, mean, m2, low, high, samples * float(size) * size, mean, sample_m2), means
+
+
+def _affine(x: Tensor, center: Any, scale: Any, weight: Any, bias: Any, out: Tensor) -> Any:
+    """Write ``weight (x - center) / scale + bias`` to `out`; the slope is returned."""
+    job = _plan("affine", x, out) if x.numel() else None
+    lines = np.empty((3, job.copies * job.channels if job else x.size(1)), DTYPES[x.dtype])
+    slope = vectors.affine_lines(center, scale, weight, bias, lines)
+    if job:
+        openmp.run(job, job.table(x.data_ptr(), out.data_ptr(), 0, lines, _NOTHING), x.nbytes)
+    return slope
+
+
+def _reduce(g: Tensor, x: Tensor, mean: Any) -> tuple[Any, Any]:
+    """The sums of g and of ``g (x - pivot)`` of every group, and the pivot."""
+    if not x.numel():
+        return np.zeros((2, 1, x.size(1))), mean
+    job = _plan("reduce_grad", g, x)
+    lines = np.empty((1, job.copies * job.channels), DTYPES[x.dtype])
+    vectors.pivot_lines(mean, lines)
+    sums = np.empty((2, job.samples, job.channels))
+    openmp.run(job, job.table(g.data_ptr(), x.data_ptr(), 0, lines, sums), x.nbytes)
+    return sums, lines[0]
+
+
+def _plan(name: str, *arrays: Tensor, sample_axis: int | None = None) -> team.Pass:
+    first = arrays[0]
+    return team.plan(name, DTYPES[first.dtype], first.shape, tuple(a.stride() for a in arrays), sample_axis)
 
 
 def _statistics(rule: Rule) -> Statistics:
@@ -191,25 +206,32 @@ def _pullback(rule: Rule, g: Statistics) -> Cotangent:
 
 
 def _input_gradient(
-    g: Any, data: Any, x: Tensor, slope: Any, cotangent: Cotangent, batch: Moments, means: Any, ties: Any
+    g: Tensor, x: Tensor, like: Tensor, slope: Any, cotangent: Cotangent, batch: Moments, means: Any, ties: Any
 ) -> Tensor:
     """The gradient of the input: ``slope g``, and what flows through the moments of the batch."""
-    if not data.size:
-        return torch.zeros_like(x)
-    b, d = vectors.combine_vectors(
+    if not x.numel():
+        return torch.zeros_like(like)
+    size = x.numel() // (x.size(0) * x.size(1))
+    each = size > 1 and cotangent.sample_m2 is not None
+    dx = memory.empty_like(like, x.dtype)
+    job = _plan("combine", g, x, dx, sample_axis=0 if each else None)
+    lines = np.empty((3, job.copies * job.channels), DTYPES[x.dtype])
+    d = np.empty((x.size(0) if each else 1, job.channels), lines.dtype)
+    vectors.combine_lines(
         *(_NOTHING if v is None else v for v in (cotangent.mean, cotangent.m2, cotangent.sample_m2)),
-        means, batch.mean, float(batch.count), math.prod(data.shape[2:]),
+        means, batch.mean, float(batch.count), size, slope, lines, d,
     )  # fmt: skip
-    dx = memory.empty_like(x, torch.float32 if x.dtype in HALF else x.dtype)
-    cpu.combine(g, data, 1, batch.mean, slope, b, d, out=dx.numpy())
+    table = job.table(g.data_ptr(), x.data_ptr(), dx.data_ptr(), lines, d, job.channels if each else 0)
+    openmp.run(job, table, x.nbytes)
     if cotangent.minimum is not None or cotangent.maximum is not None:
+        data = x.numpy()
         ties = _ties(data, batch) if ties is None else ties
         at = [
             np.divide(0.0 if v is None else v, n, out=np.zeros_like(batch.mean), where=n > 0)
             for v, n in zip((cotangent.minimum, cotangent.maximum), ties, strict=True)
         ]
         cpu.add_at_extremes(data, 1, batch.minimum, batch.maximum, *at, out=dx.numpy())
-    return dx if dx.dtype == x.dtype else dx.to(x.dtype)
+    return dx if dx.dtype == like.dtype else dx.to(like.dtype)
 
 
 def _ties(data: Any, batch: Moments) -> Any:
@@ -233,10 +255,23 @@ def _plain_gradient(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | N
     return [next(found) if needed else None for needed in ctx.needs_input_grad[:3]]
 
 
-def _array(x: Tensor) -> Any:
-    """The tensor's memory as a NumPy array; half precision, which NumPy and Numba lack, widened."""
+def _dense(x: Tensor) -> Tensor:
+    """The tensor's data; half precision, which NumPy and Numba lack, widened."""
     x = x.detach()
-    return (x.float() if x.dtype in HALF else x).numpy()
+    return x.float() if x.dtype in HALF else x
+
+
+def _array(x: Tensor) -> Any:
+    """The same as a NumPy array."""
+    return _dense(x).numpy()
+
+
+def _gradient(v: Any, like: Tensor | None, needed: bool) -> Tensor | None:
+    """A gradient of the type of its parameter."""
+    if not needed:
+        return None
+    v = torch.from_numpy(v)
+    return v if v.dtype == like.dtype else v.to(like.dtype)
 
 
 def _vector(v: Tensor | None) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from shrinkstats.adapters.torch import fused
+from shrinkstats.adapters.torch import fused, groups
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
 from shrinkstats.estimators import Estimator, Stein
 from shrinkstats.kernels import vectors
@@ -31,7 +31,11 @@ class ShrinkBatchNorm(_BatchNorm):
         What :func:`calibrate` measured.
     process_group : torch.distributed.ProcessGroup or None
         The ranks that share statistics in training.
+    group_size : int or None
+        In evaluation this many images in a row share batch statistics (:func:`grouped`); None, all of a batch.
     """
+
+    group_size: int | None = None
 
     def __init__(
         self,
@@ -73,6 +77,8 @@ class ShrinkBatchNorm(_BatchNorm):
         if not adapting and group is None and input.numel() == input.size(1):
             raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
         estimator = self.adaptation if adapting else self.estimator
+        if self.group_size is not None and not self.training:
+            return groups.normalize(self, input, estimator)
         rule = fused.Rule(estimator, None, self.eps, group)
         if estimator.uses_prior and group is None:
             rule.prior = self._prior(input, input.size(0))
@@ -121,15 +127,16 @@ class ShrinkBatchNorm(_BatchNorm):
         """Running buffers follow the estimates, by PyTorch's rule."""
         center, spread = rule.statistics
         spread = self.estimator.tracked(spread, rule.moments.count)
-        self.num_batches_tracked.add_(1)
-        for buffer, value in ((self.running_mean, center), (self.running_var, spread)):
-            if self.momentum is not None and isinstance(value, np.ndarray) and buffer.dtype in fused.FULL:
-                vectors.follow(buffer.numpy(), value, self.momentum)
-                torch.autograd.graph.increment_version(buffer)
-                continue
+        buffers, batches = (self.running_mean, self.running_var), self.num_batches_tracked
+        batches.add_(1)
+        if self.momentum is not None and isinstance(center, np.ndarray) and buffers[0].dtype in fused.FULL:
+            vectors.follow(*(buffer.numpy() for buffer in buffers), center, spread, self.momentum)
+            torch.autograd.graph.increment_version(buffers)
+            return
+        for buffer, value in zip(buffers, (center, spread), strict=True):
             with torch.no_grad():
                 value = torch.as_tensor(value, dtype=buffer.dtype).detach()
-                share = 1 / self.num_batches_tracked.to(value.dtype) if self.momentum is None else self.momentum
+                share = 1 / batches.to(value.dtype) if self.momentum is None else self.momentum
                 buffer.add_((value - buffer) * share)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

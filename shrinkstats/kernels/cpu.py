@@ -47,6 +47,11 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         return numba.njit(function, **options)
 
 
+def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """jit of what only compiled code calls: half the work of the compiler."""
+    return jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
+
+
 def _select(order: str) -> Any:
     """min or max of a value and a bound that the vectorizer understands; undefined for NaN."""
 
@@ -86,7 +91,7 @@ class GroupMoments(NamedTuple):
     high: Vector
 
 
-@jit(fastmath=REORDER)
+@inner(fastmath=REORDER)
 def _sums(run, pivot):
     total = pivot - pivot
     squares = total
@@ -97,7 +102,7 @@ def _sums(run, pivot):
     return total, squares
 
 
-@jit(fastmath=REORDER)
+@inner(fastmath=REORDER)
 def _sums_and_extremes(run, pivot, low, high):
     total = pivot - pivot
     squares = total
@@ -110,14 +115,14 @@ def _sums_and_extremes(run, pivot, low, high):
     return total, squares, low, high
 
 
-@jit
+@inner
 def _strided(x, start, step, n):
     """The elements start, start + step, ..., in ascending order: a sum does not mind."""
     start += min(step, 0) * (n - 1)
     return x[start : start + (n - 1) * abs(step) + 1 : max(abs(step), 1)]
 
 
-@jit
+@inner
 def _pivot(x, start, step, n, zero):
     """A value near the data: the median of three, which an outlier or a border does not draw away.
 
@@ -154,7 +159,7 @@ def _planar_sums(x, walk, rows, length, channels, begin, end, zero, extremes, pi
             low[group], high[group] = a, b
 
 
-@jit
+@inner
 def _four(x, start, step, n, extremes, lanes):
     """Four positions of n neighbouring channels."""
     n = min(n, LANES)
@@ -173,7 +178,7 @@ def _four(x, start, step, n, extremes, lanes):
             low[c], high[c] = lower(x3[c], lower(x2[c], a)), higher(x3[c], higher(x2[c], b))
 
 
-@jit
+@inner
 def _one(x, start, n, extremes, lanes):
     """One position of n neighbouring channels."""
     n = min(n, LANES)
@@ -189,7 +194,7 @@ def _one(x, start, n, extremes, lanes):
             low[c], high[c] = lower(row[c], low[c]), higher(row[c], high[c])
 
 
-@jit
+@inner
 def _lane_pivots(x, start, step, length, width, zero, extremes, lanes, pivot, low, high):
     """The pivot of every channel, as `_pivot` but side by side; their extremes start at the first position."""
     last = min(length, LEAD) - 1
@@ -249,7 +254,7 @@ def _interleaved_sums(
                                 b[c] = higher(lanes[4 * LANES + k * width + c], b[c])
 
 
-@jit
+@inner
 def _look_again(x, base, step, rows, length, pivot):
     """Sums of a group around a pivot in float64, and whether it holds a NaN."""
     total, squares, nan = 0.0, 0.0, False
@@ -264,7 +269,7 @@ def _look_again(x, base, step, rows, length, pivot):
     return total, squares, nan
 
 
-@jit
+@inner
 def _lost(pivot_squares, squares):
     """Whether sums are out of float32's range, though maybe not out of the result's, or differ too little."""
     return not TINY < pivot_squares < math.inf or pivot_squares > FAR * squares
@@ -312,7 +317,7 @@ def group_moments(x: Data, axis: int, sample_axis: int | None, *, extremes: bool
         _describe(memory, walk, rows, length, channels, begin, end, extremes, mean, total, m2, low, high)
 
     def interleaved(begin: int, end: int) -> None:
-        lanes, copies = np.empty(5 * LANES, dtype=zero.dtype), _copies(channels)
+        lanes, copies = np.empty(5 * LANES, dtype=zero.dtype), copies_of(channels)
         _interleaved_sums(
             memory, walk, rows, length, channels, copies, begin, end, zero, extremes, lanes, mean, total, m2, low, high
         )
@@ -334,7 +339,7 @@ def moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector
         mean, m2, low, high = (v[0] for v in group_moments(x, axis, None))
         return mean, m2, low, high, m2 if separate else np.zeros_like(m2)
     groups = group_moments(x, axis, outer)
-    mean, m2, sample_m2 = merge_groups(groups, x.size // groups.mean.size)
+    mean, m2, sample_m2 = merge(groups.mean, groups.m2, x.size // groups.mean.size)
     return mean, m2, groups.low.min(axis=0), groups.high.max(axis=0), m2 if sample_axis is None else sample_m2
 
 
@@ -358,12 +363,12 @@ def _merge(means, m2, size, mean, whole, between):
         whole[c] += size * between[c]
 
 
-def merge_groups(groups: GroupMoments, size: int) -> tuple[Vector, Vector, Vector]:
+def merge(means: Data, m2: Data, size: int) -> tuple[Vector, Vector, Vector]:
     """Mean, squared deviations, and squared deviations of the samples' means, from groups of one size."""
-    if len(groups.mean) == 1:
-        return groups.mean[0], groups.m2[0], np.zeros(groups.mean.shape[1])
-    mean, whole, between = (np.empty(groups.mean.shape[1]) for _ in range(3))
-    _merge(groups.mean, groups.m2, size, mean, whole, between)
+    if len(means) == 1:
+        return means[0], m2[0], np.zeros(means.shape[1])
+    mean, whole, between = (np.empty(means.shape[1]) for _ in range(3))
+    _merge(means, m2, size, mean, whole, between)
     return mean, whole, between
 
 
@@ -426,25 +431,23 @@ class _Grid(NamedTuple):
 def _grid(arrays: list[Data], axis: int, sample_axis: int | None) -> tuple[list[Data], _Grid]:
     """The memory of the arrays, and the grid they share."""
     memories, strides = zip(*map(flat, arrays), strict=True)
-    return list(memories), _cached_grid(arrays[0].shape, strides, axis, sample_axis)
+    return list(memories), grid_of(arrays[0].shape, strides, axis, sample_axis)
 
 
-def _copies(channels: int) -> int:
+def copies_of(channels: int) -> int:
     """Positions side by side in one stretch: LANES elements or less, if possible a multiple of what a loop takes."""
     unit = 32 // math.gcd(channels, 32)
     return max(1, LANES // channels // unit * unit or LANES // channels)
 
 
 @lru_cache(maxsize=1024)
-def _cached_grid(
-    shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: int, sample_axis: int | None
-) -> _Grid:
+def grid_of(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: int, sample_axis: int | None) -> _Grid:
     grid = layout(shape, strides, axis, sample_axis)
     if grid.interleaved and grid.length == 1 and sample_axis is not None:  # positions are all there is: walk along them
-        return _cached_grid(shape, strides, axis, None)
+        return grid_of(shape, strides, axis, None)
     walks, rows = zip(*_steps(grid), strict=True)
     dense = all(walk[2] == grid.channels for walk in walks)
-    copies = _copies(grid.channels) if dense else 1
+    copies = copies_of(grid.channels) if dense else 1
     return _Grid((*walks, *rows, grid.length, grid.channels), grid.samples, grid.channels, grid.interleaved, copies)
 
 
@@ -460,7 +463,7 @@ def affine(x: Data, axis: int, pivot: Vector, a: Vector, b: Vector, out: Data | 
 # --- reduce_grad: reads g and x --------------------------------------------------------------------------------
 
 
-@jit(fastmath=REORDER)
+@inner(fastmath=REORDER)
 def _products(g, x, pivot):
     total = pivot - pivot
     product = total
@@ -490,7 +493,7 @@ def _planar_products(g, x, g_walk, walk, g_rows, rows, length, channels, begin, 
                 product[group] += q
 
 
-@jit
+@inner
 def _four_products(g, x, i, j, g_step, step, n, pivot, total, product):
     """Four positions of n neighbouring channels."""
     g0, g1, g2, g3 = (g[i : i + n], g[i + g_step : i + g_step + n],

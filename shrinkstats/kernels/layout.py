@@ -46,10 +46,10 @@ class Layout(NamedTuple):
 def flat(x: NDArray[Any]) -> tuple[NDArray[Any], tuple[int, ...]]:
     """The memory of an array from its lowest address on, and its strides there; copies only odd byte strides."""
     if x.flags.c_contiguous:
-        return x.reshape(-1), _elements(x.shape, x.strides, x.itemsize)
+        return x.reshape(-1), elements(x.shape, x.strides, x.itemsize)
     if any(stride % x.itemsize for stride in x.strides):
         return flat(np.ascontiguousarray(x))
-    strides = _elements(x.shape, x.strides, x.itemsize)
+    strides = elements(x.shape, x.strides, x.itemsize)
     turn, order, extent = _lift(x.shape, strides)
     upwards = x[turn]
     dense = upwards.transpose(order)
@@ -59,9 +59,14 @@ def flat(x: NDArray[Any]) -> tuple[NDArray[Any], tuple[int, ...]]:
 
 
 @lru_cache(maxsize=1024)
-def _elements(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+def elements(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int = 1) -> tuple[int, ...]:
     """Strides in elements; an axis of one element has none."""
     return tuple(0 if n == 1 else stride // itemsize for n, stride in zip(shape, strides, strict=True))
+
+
+def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """How many elements lie between the first and the last, both counted."""
+    return 1 + sum((n - 1) * abs(stride) for n, stride in zip(shape, strides, strict=True))
 
 
 @lru_cache(maxsize=1024)
@@ -69,16 +74,17 @@ def _lift(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[slice
     """The index that turns axes around which run backwards, the order of descending strides, and the extent."""
     turn = tuple(slice(None, None, -1 if stride < 0 else 1) for stride in strides)
     order = sorted(range(len(shape)), key=lambda i: -abs(strides[i]))
-    return turn, order, 1 + sum((n - 1) * abs(stride) for n, stride in zip(shape, strides, strict=True))
+    return turn, order, extent(shape, strides)
 
 
 def outermost(x: NDArray[Any], axis: int) -> int | None:
     """The axis to walk along last: the one of the largest step, other than the channels'."""
-    return _outermost(x.shape, x.strides, axis)
+    return furthest(x.shape, x.strides, axis)
 
 
 @lru_cache(maxsize=1024)
-def _outermost(shape: tuple[int, ...], strides: tuple[int, ...], axis: int) -> int | None:
+def furthest(shape: tuple[int, ...], strides: tuple[int, ...], axis: int) -> int | None:
+    """The same from shape and strides, in any unit."""
     others = [i for i in range(len(shape)) if i != axis and shape[i] > 1]
     return max(others, key=lambda i: abs(strides[i]), default=None)
 

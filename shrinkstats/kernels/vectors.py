@@ -11,22 +11,23 @@ import math
 
 import numpy as np
 
-from shrinkstats.kernels.cpu import jit
+from shrinkstats.kernels.cpu import inner, jit
 
 
-@jit
+@inner
 def _by_channels(m):
-    """Share of the spread between channels in the sum of squares, times (c - 2)/(c + 1); and that sum."""
-    c = m.size
-    center = m.mean()
-    spread, squares = 0.0, 0.0
+    """Share of the spread between channels in the sum of squares, times (c - 2)/(c + 1); that sum; and the mean."""
+    c, center, spread, squares = m.size, 0.0, 0.0, 0.0
+    for i in range(c):
+        center += m[i]
+    center /= c
     for i in range(c):
         spread += (m[i] - center) * (m[i] - center)
         squares += m[i] * m[i]
-    return (c - 2) / (c + 1) * spread / squares if squares != 0 else 1.0, squares
+    return (c - 2) / (c + 1) * spread / squares if squares != 0 else 1.0, squares, center
 
 
-@jit
+@inner
 def _bock(m, v):
     """The amount sum v - 2 max v over the sum of squares; that sum; the largest v and how often it occurs."""
     squares, total, largest, ties = 0.0, 0.0, v[0], 0
@@ -40,7 +41,7 @@ def _bock(m, v):
     return (amount / squares if squares != 0 else 1.0), squares, largest, max(ties, 1)
 
 
-@jit
+@inner
 def _geometric(var):
     logs = 0.0
     for i in range(var.size):
@@ -48,7 +49,7 @@ def _geometric(var):
     return math.exp(logs / var.size)
 
 
-@jit
+@inner
 def _cut(ratio):
     """1 - ratio, cut off at 0 and 1; NaN stays NaN."""
     return 1.0 if ratio < 0 else 0.0 if ratio > 1 else 1 - ratio
@@ -58,103 +59,159 @@ def _cut(ratio):
 def stein(mean, m2, noise, count, mean_rule, var_rule):
     """Center and variance of `Stein`; rules are 0 (none), 1 (sampling), 2 (channel), 3 (gamma)."""
     c = mean.size
-    center, var = mean.copy(), m2 / count
+    center, var = np.empty(c), np.empty(c)
+    for i in range(c):
+        var[i] = m2[i] / count
+    factor, slope, shift = 1.0, 1.0, 0.0
     if mean_rule == 1 and c > 2:
-        center *= _cut(_bock(mean, noise)[0])
+        factor = _cut(_bock(mean, noise)[0])
     elif mean_rule == 2 and c > 2:
-        center *= 1 - _by_channels(mean)[0]
+        factor = 1 - _by_channels(mean)[0]
     if var_rule == 3:
-        weight = count / (count + 1)
-        var = weight * var + 4 * (c - 1) * weight / ((count - 1) * c + 2) * _geometric(var)
+        slope = count / (count + 1)
+        shift = 4 * (c - 1) * slope / ((count - 1) * c + 2) * _geometric(var)
     elif var_rule == 2 and c > 2:
-        var *= 1 - _by_channels(var)[0]
+        slope = 1 - _by_channels(var)[0]
+    for i in range(c):
+        center[i] = factor * mean[i]
+        var[i] = slope * var[i] + shift
     return center, var
 
 
-@jit
-def _pull_channels(m, g):
-    ratio, squares = _by_channels(m)
+@inner
+def _dot(g, m):
+    total = 0.0
+    for i in range(g.size):
+        total += g[i] * m[i]
+    return total
+
+
+@inner
+def _pull_channels(m, g, out):
     c = m.size
-    if c < 3 or squares == 0:
-        return g * (1.0 if c < 3 else 0.0)
-    push = 2 * (g * m).sum() / squares
-    return (1 - ratio) * g + push * (ratio * m - (c - 2) / (c + 1) * (m - m.mean()))
+    ratio, squares, center = _by_channels(m)
+    keep, along, across = 1.0, 0.0, 0.0
+    if c > 2 and squares == 0:
+        keep = 0.0
+    elif c > 2:
+        push = 2 * _dot(g, m) / squares
+        keep, along, across = 1 - ratio, push * ratio, -push * (c - 2) / (c + 1)
+    for i in range(c):
+        out[i] = keep * g[i] + along * m[i] + across * (m[i] - center)
 
 
 @jit
 def stein_pullback(mean, m2, noise, count, mean_rule, var_rule, g_center, g_var):
     """From the gradients of center and variance to those of mean, squared deviations and noise."""
     c = mean.size
-    g_mean, g_noise, var = g_center.copy(), np.zeros(c), m2 / count
+    g_mean, g_m2, g_noise, var = np.empty(c), np.empty(c), np.empty(c), np.empty(c)
+    for i in range(c):
+        g_mean[i], g_m2[i], g_noise[i], var[i] = g_center[i], g_var[i], 0.0, m2[i] / count
     if mean_rule == 1 and c > 2:
         ratio, squares, largest, ties = _bock(mean, noise)
-        if squares == 0:
-            g_mean *= 0.0
-        elif not ratio <= 0:
-            if ratio >= 1:
-                g_mean *= 0.0
-            else:
-                push = (g_center * mean).sum() / squares
-                for i in range(c):
-                    g_mean[i] = (1 - ratio) * g_center[i] + 2 * push * ratio * mean[i]
-                    g_noise[i] = -push * (1 - 2 / ties if noise[i] == largest else 1.0)
+        pulls = squares != 0 and 0 < ratio < 1  # the factor depends on the data
+        push = _dot(g_center, mean) / squares if pulls else 0.0
+        for i in range(c):
+            g_mean[i] = (0.0 if squares == 0 else _cut(ratio)) * g_center[i]
+            if pulls:
+                g_mean[i] += 2 * push * ratio * mean[i]
+                g_noise[i] = -push * (1 - 2 / ties if noise[i] == largest else 1.0)
     elif mean_rule == 2:
-        g_mean = _pull_channels(mean, g_center)
+        _pull_channels(mean, g_center, g_mean)
     if var_rule == 3:
-        weight = count / (count + 1)
+        weight, total = count / (count + 1), 0.0
         geometric = _geometric(var)
-        pooled = 4 * (c - 1) * weight / ((count - 1) * c + 2) / c * geometric * g_var.sum()
-        g_var = weight * g_var + pooled / var if geometric > 0 else weight * g_var
+        for i in range(c):
+            total += g_var[i]
+        pooled = 4 * (c - 1) * weight / ((count - 1) * c + 2) / c * geometric * total
+        for i in range(c):
+            g_m2[i] = weight * g_var[i] + (pooled / var[i] if geometric > 0 else 0.0)
     elif var_rule == 2:
-        g_var = _pull_channels(var, g_var)
-    return g_mean, g_var / count, g_noise
+        _pull_channels(var, g_var, g_m2)
+    for i in range(c):
+        g_m2[i] /= count
+    return g_mean, g_m2, g_noise
+
+
+@inner
+def _spread(vector, lines):
+    """A vector of channels, again and again, in the type of the data."""
+    for start in range(0, lines.size, vector.size):
+        for c in range(vector.size):
+            lines[start + c] = vector[c]
 
 
 @jit
-def affine_vectors(center, scale, weight, bias, pivot):
-    """Slope and shift of ``weight (x - center) / scale + bias`` around a pivot; empty vectors stand for 1 and 0."""
-    slope, shift = np.empty(center.size), np.empty(center.size)
-    for c in range(center.size):
-        pivot[c] = center[c]
+def affine_lines(center, scale, weight, bias, lines):
+    """Slope of ``weight (x - center) / scale + bias``; pivot, slope and shift around it go to the rows of `lines`.
+
+    Empty vectors stand for 1 and 0.
+    """
+    channels = center.size
+    slope, shift = np.empty(channels), np.empty(channels)
+    _spread(center, lines[0])
+    for c in range(channels):
         slope[c] = (weight[c] if weight.size else 1.0) / scale[c]
-        shift[c] = (pivot[c] - center[c]) * slope[c] + (bias[c] if bias.size else 0.0)
-    return slope, shift
+        shift[c] = (lines[0, c] - center[c]) * slope[c] + (bias[c] if bias.size else 0.0)
+    _spread(slope, lines[1])
+    _spread(shift, lines[2])
+    return slope
 
 
 @jit
-def scale_gradients(total, product, mean, center, scale, slope):
-    """From the sums of g and of g (x - mean): the gradients of center, scale and weight."""
-    d_center, d_scale, d_weight = np.empty(total.size), np.empty(total.size), np.empty(total.size)
-    for c in range(total.size):
-        d_weight[c] = (product[c] + (mean[c] - center[c]) * total[c]) / scale[c]
-        d_center[c] = -slope[c] * total[c]
-        d_scale[c] = -slope[c] * d_weight[c]
-    return d_center, d_scale, d_weight
+def pivot_lines(mean, lines):
+    """A pivot near the data, in their type."""
+    _spread(mean, lines[0])
 
 
 @jit
-def combine_vectors(g_mean, g_m2, g_sample_m2, means, mean, count, size):
-    """What `combine` adds to ``a g``: b for x - mean, and d for every sample; empty gradients stand for zeros.
+def scale_gradients(sums, pivot, mean, center, scale, slope, weight):
+    """From the sums of g and of g (x - pivot) over groups: the gradients of center, scale, weight and bias.
 
-    `means` are those of the samples, of `size` observations each.
+    The last two are of the type of the weight.
+    """
+    channels = mean.size
+    d_center, d_scale = np.empty(channels), np.empty(channels)
+    d_weight, d_bias = np.empty(channels, weight.dtype), np.empty(channels, weight.dtype)
+    for c in range(channels):
+        d_center[c], d_scale[c] = 0.0, 0.0
+    for s in range(sums.shape[1]):
+        for c in range(channels):
+            d_center[c] += sums[0, s, c]
+            d_scale[c] += sums[1, s, c]
+    for c in range(channels):
+        total, product = d_center[c], d_scale[c] - (mean[c] - pivot[c]) * d_center[c]
+        slant = (product + (mean[c] - center[c]) * total) / scale[c]
+        d_center[c], d_scale[c] = -slope[c] * total, -slope[c] * slant
+        d_weight[c], d_bias[c] = slant, total
+    return d_center, d_scale, d_weight, d_bias
+
+
+@jit
+def combine_lines(g_mean, g_m2, g_sample_m2, means, mean, count, size, slope, lines, d):
+    """The vectors of `combine`: pivot, slope and b go to the rows of `lines`, and what every sample adds to d.
+
+    `means` are those of the samples, of `size` observations each; empty gradients stand for zeros.
     """
     channels = mean.size
     each = g_sample_m2.size > 0 and size > 1
-    b, d = np.zeros(channels), np.zeros((means.shape[0] if each else 1, channels))
+    b, push = np.empty(channels), np.empty(channels)
+    _spread(mean, lines[0])
+    _spread(slope, lines[1])
     for c in range(channels):
         b[c] = 2 * g_m2[c] if g_m2.size else 0.0
         if g_sample_m2.size and not each:  # samples of one observation
             b[c] += 2 * g_sample_m2[c]
+        push[c] = (g_mean[c] / count if g_mean.size else 0.0) - b[c] * (mean[c] - lines[0, c])
+    _spread(b, lines[2])
     for s in range(d.shape[0]):
         for c in range(channels):
-            d[s, c] = g_mean[c] / count if g_mean.size else 0.0
-            if each:
-                d[s, c] += 2 * size * g_sample_m2[c] * (means[s, c] - mean[c])
-    return b, d
+            d[s, c] = push[c] + (2 * size * g_sample_m2[c] * (means[s, c] - mean[c]) if each else 0.0)
 
 
 @jit
-def follow(buffer, value, momentum):
-    """A running buffer follows a value."""
-    for c in range(buffer.size):
-        buffer[c] += momentum * (value[c] - buffer[c])
+def follow(means, variances, mean, variance, momentum):
+    """Running buffers follow the statistics of a batch."""
+    for c in range(means.size):
+        means[c] += momentum * (mean[c] - means[c])
+        variances[c] += momentum * (variance[c] - variances[c])
