@@ -1,4 +1,4 @@
-"""Threads for large arrays: a pool of ours around kernels that release the GIL.
+"""Threads for large arrays: a pool of ours around kernels that release the GIL. (PyTorch layers have PyTorch's.)
 
 Numba has threading layers of its own, and no kernel here uses one (none is compiled with parallel=True, so none is
 ever started): OpenMP does not survive a fork and the workqueue aborts when two Python threads enter it. Plain threads
