@@ -32,7 +32,8 @@ def machine() -> dict[str, Any]:
 
 def save(name: str, result: Mapping[str, Any]) -> Path:
     """Write results/NAME.json, whole or not at all."""
-    command = " ".join(["python -m", f"benchmarks.{name}", *(Path(a).name if "/" in a else a for a in sys.argv[1:])])
+    module = Path(sys.argv[0]).stem
+    command = " ".join(["python -m", f"benchmarks.{module}", *(Path(a).name if "/" in a else a for a in sys.argv[1:])])
     content = {"command": command, "date": date.today().isoformat(), "machine": machine(), **result}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"

@@ -1,4 +1,4 @@
-"""The command ``shrinkstats``: shrunken statistics of a file, and the demo."""
+"""The command ``shrinkstats``: shrunken statistics of a file, bounds on blends, and the demo."""
 
 # No `from __future__ import annotations` here: the commands are declared inside a function, and typer reads their
 # annotations as objects.
@@ -20,6 +20,8 @@ from shrinkstats.moments import check_axes
 
 if TYPE_CHECKING:
     import typer
+
+    from shrinkstats._bounds import Bounds
 
 FORMATS = (".csv", ".json", ".npz")
 ENDS = 10  # rows shown at either end of a long table
@@ -61,6 +63,8 @@ def application() -> "typer.Typer":
         - `shrinkstats estimate measurements.csv`
 
         - `shrinkstats estimate images.npy --axis 1 --output channels.json`
+
+        - `shrinkstats bounds --source 0,1 --target 0.5,0.25 -n 8`
 
         - `shrinkstats demo`
         """
@@ -111,6 +115,61 @@ def application() -> "typer.Typer":
                 with whole(output) as temporary:
                     _write(table, temporary)
                 typer.echo(f"Written to {output}", err=True)
+
+    @app.command()
+    def bounds(
+        source: Annotated[str, typer.Option(help="Training statistics: MEAN,VARIANCE, or a file of them.")],
+        target: Annotated[str, typer.Option(help="The true statistics of the data to adapt to, likewise.")],
+        samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Samples in a batch.")],
+        strength: Annotated[
+            list[float] | None,
+            typer.Option(
+                help="N, how many samples the source counts for; repeat it for several. Left out: 0 to inf.",
+                show_default=False,
+            ),
+        ] = None,
+        alpha: Annotated[float, typer.Option(help="The upper bound is one at confidence 1 - alpha.")] = 0.05,
+        normalized: Annotated[
+            bool, typer.Option("--normalized", help="Distances in units of the source's variance.")
+        ] = False,
+        output: Annotated[Path | None, typer.Option(help="Also write the numbers to this .json file.")] = None,
+        picture: Annotated[Path | None, typer.Option(help="Draw the bounds to this .png, .svg or .pdf.")] = None,
+        force: Annotated[bool, typer.Option("--force", help="Overwrite these files.")] = False,
+        all_rows: Annotated[bool, typer.Option("--all", help="Show every channel of a long table.")] = False,
+    ) -> None:
+        """Print how far a blend of statistics is from the truth, by strength, and the best strength.
+
+        Bounds on the expected squared W2 between the target and a blend of the source's statistics with those of a
+        batch of the target: proposition 1 of Schneider, Rusak et al. (2020). A file is a .csv, .json or .npz as
+        `shrinkstats estimate --output` writes it.
+
+        Examples:
+
+        - `shrinkstats bounds --source 0,1 --target 0.5,0.25 -n 8`
+
+        - `shrinkstats bounds --source 0,1 --target -1,2 -n 32 --strength 8 --strength 16 --picture bounds.png`
+
+        - `shrinkstats bounds --source train.json --target test.json -n 64 --normalized --output bounds.json`
+        """
+        from shrinkstats import _bounds
+
+        with _one_line_errors():
+            if output is not None:
+                _check_output(output, force, (".json",))
+            if picture is not None:
+                _check_output(picture, force, (".png", ".svg", ".pdf"), "--picture")
+            strengths = sorted(strength or _bounds.STRENGTHS)
+            if not 0 < alpha < 1:
+                raise UsageError(f"--alpha must be between 0 and 1, got {alpha:g}")
+            if bad := [value for value in strengths if not value >= 0]:
+                raise UsageError(f"--strength must be at least 0, got {bad[0]:g}")
+            result = _bounds.bounds(source, target, n=samples, strengths=strengths, alpha=alpha, normalized=normalized)
+            for path, write in ((output, _write_bounds), (picture, _bounds.draw)):
+                if path is not None:
+                    with whole(path) as temporary:
+                        write(result, temporary)
+                    typer.echo(f"Written to {path}", err=True)
+            _show_bounds(result, all_rows)
 
     @app.command()
     def demo(
@@ -184,11 +243,11 @@ def _axes(x: np.ndarray[Any, Any], axis: int, sample_axis: str | None) -> tuple[
         raise UsageError(f"{error} (options --axis and --sample-axis)") from error
 
 
-def _check_output(output: Path, force: bool) -> None:
-    if output.suffix.lower() not in FORMATS:
-        raise UsageError(f"--output must end in {', '.join(FORMATS)}, got {output}")
+def _check_output(output: Path, force: bool, formats: tuple[str, ...] = FORMATS, option: str = "--output") -> None:
+    if output.suffix.lower() not in formats:
+        raise UsageError(f"{option} must end in {', '.join(formats)}, got {output}")
     if not output.parent.is_dir():
-        raise UsageError(f"--output: there is no folder {output.parent}")
+        raise UsageError(f"{option}: there is no folder {output.parent}")
     if output.is_dir() or (output.exists() and not force):
         raise UsageError(f"{output} exists{'' if output.is_dir() else '; --force overwrites it'}")
 
@@ -242,33 +301,44 @@ def _estimate(
     )
 
 
-def _show(table: _Table, all_rows: bool) -> None:
-    from rich import box
+def _console() -> Any:
     from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    # Whoever reads a pipe has no screen to fit.
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=1000)
+
+
+def _grid(
+    console: Any, first: str, names: list[str], columns: dict[str, np.ndarray[Any, Any]], all_rows: bool
+) -> range:
+    """Print a table, its middle left out if it is long; the rows left out."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=1000)  # whoever reads the pipe has no screen to fit
     grid = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-    grid.add_column("channel", overflow="ellipsis", no_wrap=True)
-    for name in table.columns:
+    grid.add_column(first, overflow="ellipsis", no_wrap=True)
+    for name in columns:
         grid.add_column(name.replace("_", " "), justify="right")
-    total = len(table.names)
+    total = len(names)
     hidden = range(ENDS, total - ENDS) if not all_rows and total > 2 * ENDS + 4 else range(0)
-    for i, name in enumerate(table.names):
+    for i, name in enumerate(names):
         if i not in hidden:
-            grid.add_row(Text(name), *(f"{column[i]:.6g}" for column in table.columns.values()))
+            grid.add_row(Text(name), *(f"{column[i]:.6g}" for column in columns.values()))
         elif i == hidden.start:
-            grid.add_row(*["..."] * (1 + len(table.columns)))
+            grid.add_row(*["..."] * (1 + len(columns)))
+    console.print(grid)
+    return hidden
 
-    def say(line: str) -> None:
-        console.print(line, markup=False)
 
+def _show(table: _Table, all_rows: bool) -> None:
+    console = _console()
+    say = console.print
+    total = len(table.names)
     target = "their grand mean" if table.target == "mean" else f"{table.target:g}"
     say(f"{_printable(str(table.file))}: channels {total}, observations of each {table.count}, samples {table.samples}")
-    console.print(grid)
+    hidden = _grid(console, "channel", table.names, table.columns, all_rows)
     if hidden:
         say(f"{len(hidden)} of {total} channels are not shown: --all shows them.")
     say(f"Means: shrunk towards {target}, factor {table.factor:.6g} (1 keeps the sample means, 0 gives the target).")
@@ -315,6 +385,35 @@ def _write(table: _Table, path: Path) -> None:
         shared = {"count": table.count, "samples": table.samples, "target": table.target}
         content = {**shared, "factor": _or_none(table.factor), "channel": table.names, **columns}
         path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _show_bounds(result: "Bounds", all_rows: bool) -> None:
+    console = _console()
+    several = len(result.names) > 1
+    unit = ", in units of the source's variance" if result.normalized else ""
+    over = f"; means over {len(result.names)} channels" if several else ""
+    console.print(f"Expected squared W2 between the target and a blend with {result.n} of its samples{unit}{over}")
+    weight = 1 - result.n / (result.strength + result.n)
+    columns = {"source_weight": weight, "lower": result.lower.mean(axis=1), "upper": result.upper.mean(axis=1)}
+    _grid(console, "strength", [f"{value:g}" for value in result.strength], columns, True)
+    if several:
+        console.print("The best strength of every channel, by its upper bound:")
+        columns = {
+            "best_strength": result.best["upper"],
+            "lower": result.best_lower["upper"],
+            "upper": result.best_upper["upper"],
+        }
+        if hidden := _grid(console, "channel", [_printable(name) for name in result.names], columns, all_rows):
+            console.print(f"{len(hidden)} of {len(result.names)} channels are not shown: --all shows them.")
+    for by, best in sorted(result.common.items(), reverse=True):
+        one = "One strength for all channels" if several else "Best strength"
+        mean = "its mean" if several else "it"
+        console.print(f"{one} by the {by} bound: {best:.6g}, which makes {mean} {result.means(best)[by]:.6g}")
+    console.print("Strength 0 is the batch alone, inf the source alone.")
+
+
+def _write_bounds(result: "Bounds", path: Path) -> None:
+    path.write_text(json.dumps(result.content(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _or_none(value: float) -> float | None:

@@ -1,21 +1,103 @@
 """Exact risks against golden values, against simulation, and against what the theorems say."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
+from scipy.stats import chi2, ncx2
 
-theory = pytest.importorskip("shrinkstats.theory")
-james_stein_risk = theory.james_stein_risk
+risk = pytest.importorskip("shrinkstats.theory.risk")
+james_stein_risk, bayes_risk, minimax_risk = risk.james_stein_risk, risk.bayes_risk, risk.minimax_risk
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())["james_stein_risk"]
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda c: f"dim={c['dim']} radius={c['radius']} df={c['df']}")
 def test_golden(case):
-    risk = james_stein_risk(case["dim"], case["radius"], df=case["df"])
-    assert risk == pytest.approx(case["risk"], rel=1e-12)
+    assert james_stein_risk(case["dim"], case["radius"], df=case["df"]) == pytest.approx(case["risk"], rel=1e-12)
+
+
+@pytest.mark.parametrize("positive_part", [False, True])
+@pytest.mark.parametrize("constant", [0.4, 1.0, 1.7, 2.5])
+@pytest.mark.parametrize(("dim", "radius"), [(3, 0.5), (4, 0.0), (10, 3.0), (40, 8.0)])
+def test_known_variance_by_quadrature_of_the_loss(dim, radius, constant, positive_part):
+    """E phi^2 S - 2 r^2 E phi(S') + r^2 for a factor phi, S' with two more degrees of freedom: no Stein identity."""
+    level = constant * (dim - 2)
+
+    def factor(s):
+        return max(1 - level / s, 0.0) if positive_part else 1 - level / s
+
+    def mean(function, df):
+        if radius == 0:  # a central chi-square, which SciPy's non-central one leaves out in part
+            density = chi2(df).pdf
+        else:
+            density = ncx2(df, radius**2).pdf
+        top = (radius + np.sqrt(df) + 9) ** 2
+        # In t = sqrt(s) nothing is infinite at 0.
+        options = {"epsabs": 1e-12, "epsrel": 1e-11, "limit": 200}
+        ends = [0, np.sqrt(level), np.sqrt(top)]
+        parts = [
+            quad(lambda t: function(t * t) * density(t * t) * 2 * t, a, b, **options)[0] for a, b in pairwise(ends)
+        ]
+        return sum(parts)
+
+    expected = mean(lambda s: factor(s) ** 2 * s, dim) - 2 * radius**2 * mean(factor, dim + 2) + radius**2
+    actual = james_stein_risk(dim, radius, positive_part=positive_part, constant=constant)
+    assert actual == pytest.approx(expected, rel=1e-8)
+
+
+# In 40-digit arithmetic: the confluent hypergeometric function, and for the positive part the series.
+EXTREMES = [
+    (4096, 1e6, None, False, 4095.9999832391641),
+    (3, 1e6, None, False, 2.999999999999),
+    (4096, 100.0, 1, True, 3693.5912526661405),
+    (4096, 40.0, None, True, 1152.1134184834485),
+    (1000, 45.0, 0.1, True, 983.45227612858945),
+]
+
+
+@pytest.mark.parametrize(("dim", "radius", "df", "positive_part", "expected"), EXTREMES)
+def test_extremes(dim, radius, df, positive_part, expected):
+    assert james_stein_risk(dim, radius, df=df, positive_part=positive_part) == pytest.approx(expected, rel=1e-12)
+
+
+def test_many_radii_are_the_same_as_one_at_a_time():
+    radius = np.random.default_rng(0).uniform(0, 60, size=(30, 70))
+    for positive_part in (False, True):
+        together = james_stein_risk(20, radius, df=6, positive_part=positive_part)
+        one = [james_stein_risk(20, r, df=6, positive_part=positive_part) for r in radius.ravel()[:200]]
+        np.testing.assert_allclose(together.ravel()[:200], one, rtol=1e-14)
+
+
+def test_twice_the_constant_ties_and_no_shrinkage_is_the_mean():
+    radius = np.array([0.0, 1.0, 10.0])
+    assert james_stein_risk(7, radius, constant=2.0).tolist() == [7, 7, 7]
+    assert james_stein_risk(7, radius, constant=0.0, positive_part=True).tolist() == [7, 7, 7]
+    assert np.all(james_stein_risk(7, radius, constant=2.001) > 7)
+    assert np.all(james_stein_risk(7, radius, constant=2.0, positive_part=True)[:2] < 7)
+
+
+def test_the_lines():
+    assert minimax_risk(9) == 9
+    assert bayes_risk(9, 3.0) == 4.5
+    assert bayes_risk(9, [0.0, np.inf, 1e200, 1e-200]).tolist() == [0, 9, 9, 0]
+    radius = np.linspace(0, 30, 61)
+    for dim in (3, 10, 100):  # James-Stein is never more than 2 above the best fixed factor, and never below it
+        excess = james_stein_risk(dim, radius) - bayes_risk(dim, radius)
+        assert np.all(excess > 0)
+        assert np.all(excess <= 2 + 1e-12)
+
+
+def test_the_bayes_line_by_simulation():
+    rng = np.random.default_rng(0)
+    dim, radius, n = 6, 2.0, 100_000
+    spread = radius**2 / dim
+    truth = rng.normal(0, np.sqrt(spread), size=(n, dim))
+    loss = np.sum((spread / (1 + spread) * (truth + rng.normal(size=(n, dim))) - truth) ** 2, axis=1)
+    assert abs(loss.mean() - bayes_risk(dim, radius)) < 4 * loss.std() / np.sqrt(n)
 
 
 @pytest.mark.parametrize("positive_part", [False, True])
@@ -53,6 +135,8 @@ def test_equals_the_mean_below_three_dimensions_and_far_away():
     assert james_stein_risk(2, [0.0, 5.0], positive_part=True).tolist() == [2, 2]
     assert james_stein_risk(8, np.inf, positive_part=True) == 8
     assert james_stein_risk(8, 1e9) == pytest.approx(8, rel=1e-12)
+    assert james_stein_risk(8, [1e160, 1e308], positive_part=True).tolist() == [8, 8]
+    assert [james_stein_risk(dim, 0) for dim in (3, 10, 4096)] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("positive_part", [False, True])
@@ -69,7 +153,13 @@ def test_shapes_and_nan():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"dim": 0, "radius": 1}, "dim"), ({"dim": 3, "radius": -1}, "radius"), ({"dim": 3, "radius": 1, "df": 0}, "df")],
+    [
+        ({"dim": 0, "radius": 1}, "dim"),
+        ({"dim": 3, "radius": -1}, "radius"),
+        ({"dim": 3, "radius": 1, "df": 0}, "df"),
+        ({"dim": 3, "radius": 1, "constant": -1}, "constant"),
+        ({"dim": 3, "radius": 1, "constant": float("nan")}, "constant"),
+    ],
 )
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Exact risks of James-Stein estimators of a normal mean."""
+"""Exact risks of James-Stein estimators of a normal mean, and the lines to compare them with."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from shrinkstats._arrays import positive_number
 Vector = NDArray[np.float64]
 
 NEGLIGIBLE = 42.0  # exp(-42) is below double precision
+CHUNK = 1024  # radii at a time: their nodes fit the cache
+LARGEST_CONSTANT = 100.0  # the series grows with it
 
 
 def james_stein_risk(
-    dim: int, radius: ArrayLike, *, df: float | None = None, positive_part: bool = False
+    dim: int,
+    radius: ArrayLike,
+    *,
+    df: float | None = None,
+    positive_part: bool = False,
+    constant: float = 1.0,
 ) -> float | Vector:
     r"""Expected squared error of the James-Stein estimate of a normal mean, in units of one coordinate's variance.
 
@@ -34,11 +41,15 @@ def james_stein_risk(
     dim : int
         c, at least 1.
     radius : float or array of any shape
-        r, the distance of the true mean from the target in standard deviations of one coordinate.
+        r, the distance of the true mean from the target in standard deviations of one coordinate. At 0 and at
+        infinity the risk is exact: 2 for the plain estimate with known variance, and c.
     df : float, optional
         Degrees of freedom of an independent estimate of the variance; None if it is known.
     positive_part : bool
         For the positive-part estimate (the default of :func:`shrinkstats.james_stein`).
+    constant : float
+        k, from 0 to 100: c - 2 is multiplied by it in the estimate, and the second term of the risk by k (2 - k). To
+        leave out the factor df/(df+2) take (df+2)/df.
 
     Returns
     -------
@@ -49,13 +60,13 @@ def james_stein_risk(
     Raises
     ------
     ValueError
-        If `dim` is below 1, a radius is negative or `df` is not positive.
+        If `dim` is below 1, a radius is negative, `df` is not positive or `constant` out of range.
 
     Notes
     -----
     The expectation is the integral :math:`\int_0^1 t^{c-3} e^{-r^2 (1 - t^2)/2}\,dt`, by Gauss-Legendre
     quadrature. The positive part changes the loss only where :math:`S = \|X - t\|^2` is below
-    :math:`b = (c-2)\hat v`; by Stein's identity the difference of the risks is
+    :math:`b = k (c-2)\hat v`; by Stein's identity the difference of the risks is
     :math:`E[(S - 2c + (2(c-2)b - b^2)/S)\,1(S < b)]`, a Poisson mixture of incomplete gamma functions (of
     incomplete beta functions if the variance is estimated).
 
@@ -72,30 +83,116 @@ def james_stein_risk(
     >>> print(james_stein_risk(10, [0.0, 3.0, 30.0], positive_part=True).round(4))
     [1.2577 5.8574 9.9294]
     """
-    dim = operator.index(dim)
-    if dim < 1:
-        raise ValueError(f"dim must be at least 1, got {dim}")
+    dim = check_dimension(dim)
     if df is not None:
         df = positive_number("df", df)
-    r = np.asarray(radius, dtype=np.float64)
-    if np.any(r < 0):
-        raise ValueError(f"radius must not be negative, got {np.min(r):g}")
-    risk = np.array([_risk(dim, float(value), df, positive_part) for value in r.ravel()]).reshape(r.shape)
+    if not 0 <= constant <= LARGEST_CONSTANT:
+        raise ValueError(f"constant must lie between 0 and {LARGEST_CONSTANT:g}, got {constant!r}")
+    r = _radius(radius)
+    if dim < 3 or constant == 0:
+        risk = np.where(np.isnan(r), np.nan, float(dim))
+    else:
+        with np.errstate(over="ignore"):
+            rate = r.ravel() ** 2 / 2
+        near = np.isfinite(rate)  # elsewhere the risk is that of the sample mean to every digit
+        risk = np.where(np.isnan(rate), np.nan, float(dim))
+        risk[near] = _plain(dim, rate[near], df, constant)
+        if positive_part:
+            risk[near] += _positive_part_gain(dim, rate[near], df, constant)
+        risk = risk.reshape(r.shape)
     return risk if r.ndim else float(risk)
 
 
-def _risk(dim: int, radius: float, df: float | None, positive_part: bool) -> float:
-    if math.isnan(radius):
-        return math.nan
-    if dim < 3:
-        return float(dim)
-    if math.isinf(radius):
-        return float(dim)
-    rate = radius * radius / 2
-    gain = 1.0 if df is None else df / (df + 2)
+def minimax_risk(dim: int) -> float:
+    """The smallest worst-case risk of any estimate of a normal mean: c, that of the sample mean.
+
+    Parameters
+    ----------
+    dim : int
+        c, at least 1.
+
+    Returns
+    -------
+    float
+        In units of one coordinate's variance.
+
+    References
+    ----------
+    Hodges & Lehmann (1950), "Some problems in minimax point estimation".
+
+    Examples
+    --------
+    >>> from shrinkstats.theory.risk import minimax_risk
+    >>> minimax_risk(8)
+    8.0
+    """
+    return float(check_dimension(dim))
+
+
+def bayes_risk(dim: int, radius: ArrayLike) -> float | Vector:
+    r"""Risk of the Bayes estimate where the prior is known: :math:`c r^2 / (c + r^2)`.
+
+    The prior is :math:`\theta \sim N(t, \tau^2 I_c)` with :math:`\tau^2 = r^2/c`, so that the mean squared
+    distance of the true mean from the target is :math:`r^2`. It is also the least risk that a fixed factor
+    (``target + factor (mean - target)``) can have at a true mean at distance r.
+
+    Parameters
+    ----------
+    dim : int
+        c, at least 1.
+    radius : float or array of any shape
+        r, in standard deviations of one coordinate.
+
+    Returns
+    -------
+    float or array of the shape of `radius`
+        In units of one coordinate's variance: 0 at radius 0, c at infinity.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is below 1 or a radius is negative.
+
+    References
+    ----------
+    Efron & Morris (1973), "Stein's estimation rule and its competitors".
+
+    Examples
+    --------
+    >>> from shrinkstats.theory.risk import bayes_risk
+    >>> bayes_risk(8, [0.0, 4.0, float("inf")])
+    array([0.        , 5.33333333, 8.        ])
+    """
+    dim = check_dimension(dim)
+    r = _radius(radius)
+    with np.errstate(divide="ignore", over="ignore"):
+        risk = dim / (1 + (math.sqrt(dim) / r) ** 2)
+    return risk if r.ndim else float(risk)
+
+
+def check_dimension(dim: int) -> int:
+    """dim as a whole number, at least 1."""
+    dim = operator.index(dim)
+    if dim < 1:
+        raise ValueError(f"dim must be at least 1, got {dim}")
+    return dim
+
+
+def _radius(radius: ArrayLike) -> Vector:
+    r = np.asarray(radius, dtype=np.float64)
+    if np.any(r < 0):
+        raise ValueError(f"radius must not be negative, got {np.min(r[r < 0]):g}")
+    return r
+
+
+def _plain(dim: int, rate: Vector, df: float | None, constant: float) -> Vector:
+    gain = constant * (2 - constant) * (1.0 if df is None else df / (df + 2))
     # 1 - (c - 2) E 1/(c - 2 + 2K) = r^2 E 1/(c + 2K): with it nothing cancels near the target.
-    risk = dim - gain * (dim - 2) + gain * (dim - 2) * 2 * rate * _mean_inverse(dim + 2, rate)
-    return risk + _positive_part_gain(dim, rate, df) if positive_part else risk
+    far = np.empty_like(rate)
+    for start in range(0, rate.size, CHUNK):
+        part = rate[start : start + CHUNK]
+        far[start : start + CHUNK] = 2 * part * _mean_inverse(dim + 2, part)
+    return dim - gain * (dim - 2) + gain * (dim - 2) * far
 
 
 @lru_cache(maxsize=1)
@@ -107,32 +204,52 @@ def _nodes() -> tuple[Vector, Vector]:
     return (ends[:-1, None] + width * (x + 1) / 2).ravel(), (width / 2 * weights).ravel()
 
 
-def _mean_inverse(dim: int, rate: float) -> float:
+def _mean_inverse(dim: int, rate: Vector) -> Vector:
     """E 1/(c - 2 + 2K), K ~ Poisson(rate): the integral of t^(c-3) exp(-rate (1 - t^2)) over [0, 1]."""
     nodes, weights = _nodes()
     # With u = 1 - t the integrand falls off at least like exp(-(c - 3 + rate) u).
-    length = min(1.0, NEGLIGIBLE / max(dim - 3 + rate, NEGLIGIBLE))
-    u = length * nodes
-    return float(length * np.sum(weights * np.exp(xlogy(dim - 3, 1 - u) - rate * u * (2 - u))))
+    length = np.minimum(1.0, NEGLIGIBLE / np.maximum(dim - 3 + rate, NEGLIGIBLE))
+    u = length[:, None] * nodes
+    integral: Vector = length * (np.exp(xlogy(dim - 3, 1 - u) - rate[:, None] * u * (2 - u)) @ weights)
+    return integral
 
 
-def _positive_part_gain(dim: int, rate: float, df: float | None) -> float:
+def _positive_part_gain(dim: int, rate: Vector, df: float | None, constant: float) -> Vector:
     """Risk of the positive part minus that of the plain estimate: a sum over K ~ Poisson(rate)."""
-    half = 12 * math.sqrt(rate) + 60
-    first = max(0, math.floor(rate - half))
-    if first > 50 * (dim + 50):  # P(S < b) is then below any double
-        return 0.0
-    k = np.arange(first, math.ceil(rate + half) + 1)
-    log_weight = xlogy(k, rate) - rate - gammaln(k + 1)
+    expected, log_factorial = _gain_given_k(dim, df, constant)
+    gain = np.zeros_like(rate)
+    half = 12 * np.sqrt(rate) + 60
+    first = np.maximum(rate - half, 0)
+    last = np.minimum(rate + half + 1, expected.size)
+    for i in np.flatnonzero(first < last):
+        k = np.arange(int(first[i]), int(last[i]))
+        weight = np.exp(xlogy(k, rate[i]) - rate[i] - log_factorial[k])
+        gain[i] = weight @ expected[k]
+    return gain
+
+
+@lru_cache(maxsize=16)
+def _gain_given_k(dim: int, df: float | None, constant: float) -> tuple[Vector, Vector]:
+    """The gain for K = 0, 1, 2, ... as long as it counts, and log K! beside it."""
+    level = constant * (dim - 2)
+    half_df = 0.0 if df is None else df / 2
+    slope = 0.0 if df is None else level / (df + 2)  # b = slope W with W chi-square on df degrees of freedom
+    x = slope / (1 + slope)  # S / (S + W) is a beta variable
+
+    def below(p: ArrayLike, more: int) -> Vector:
+        """P(S < b) for S chi-square on 2p degrees of freedom, `more` pairs of degrees of freedom added to W."""
+        probability: Vector = gammainc(p, level / 2) if df is None else betainc(p, half_df + more, x)
+        return probability
+
+    end = 64
+    while below(np.asarray(dim / 2 + end - 1), 2) * (dim + end) > math.exp(-NEGLIGIBLE):
+        end *= 2
+    k = np.arange(end)
     p = dim / 2 + k  # S given K is chi-square with 2p degrees of freedom
-    a = dim - 2.0
+    expected = 2 * p * below(p + 1, 0) - 2 * dim * below(p, 0)
     if df is None:
-        expected = 2 * p * gammainc(p + 1, a / 2) - 2 * dim * gammainc(p, a / 2)
-        expected += a * a / (2 * p - 2) * gammainc(p - 1, a / 2)
-    else:  # S < slope W with W chi-square on df degrees of freedom: S / (S + W) is a beta variable
-        slope, q = a / (df + 2), df / 2
-        x = slope / (1 + slope)
-        expected = 2 * p * betainc(p + 1, q, x) - 2 * dim * betainc(p, q, x)
-        expected += 2 * a * slope * df / (2 * p - 2) * betainc(p - 1, q + 1, x)
-        expected -= slope**2 * df * (df + 2) / (2 * p - 2) * betainc(p - 1, q + 2, x)
-    return float(np.sum(np.exp(log_weight) * expected))
+        expected += (2 * (dim - 2) - level) * level / (2 * p - 2) * below(p - 1, 0)
+    else:
+        expected += 2 * (dim - 2) * slope * df / (2 * p - 2) * below(p - 1, 1)
+        expected -= slope**2 * df * (df + 2) / (2 * p - 2) * below(p - 1, 2)
+    return expected, gammaln(k + 1)

@@ -1,0 +1,185 @@
+"""Shrinkage rules as theory looks at them: sample means and their noise in, an estimate out.
+
+The rules that theorems speak of shrink the deviation d = mean - target by a factor that depends on it through
+w = sum d^2 / noise alone: ``estimate = target + (1 - a(w) / w) d``. `amount` is a(w), the number that would stand
+where James and Stein put c - 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from shrinkstats._arrays import positive_number
+from shrinkstats.mean import channel_james_stein, james_stein
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SampleMean:
+    """The sample mean itself: the minimax rival of every other rule.
+
+    Examples
+    --------
+    >>> from shrinkstats.theory.rules import SampleMean
+    >>> SampleMean()([1.0, 2.0], 0.5)
+    array([1., 2.])
+    """
+
+    def __call__(self, mean: ArrayLike, noise: ArrayLike) -> Vector:
+        return np.asarray(mean, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class JamesStein:
+    """James-Stein with any constant, with or without the positive part.
+
+    Parameters
+    ----------
+    constant : float
+        What c - 2 is multiplied by (c - 3 if the target is the grand mean). 1 is best without the positive part,
+        2 ties with the sample mean.
+    positive_part : bool
+        Cut the factor off at zero.
+    target : float or "mean"
+        Where to shrink to: a number, or the grand mean.
+    df : float, optional
+        Multiply by df / (df + 2), for a noise estimated on as many degrees of freedom. Whether the noise is
+        estimated is not for the rule to say: see `noise_df` of :func:`shrinkstats.theory.certify`.
+
+    Raises
+    ------
+    ValueError
+        If `constant` is negative, `df` not positive, or `target` no number and not "mean".
+
+    References
+    ----------
+    James & Stein (1961); Baranchik (1964); Lindley (1962), the grand mean; Bock (1975), unequal noise.
+
+    Examples
+    --------
+    >>> from shrinkstats.theory.rules import JamesStein
+    >>> JamesStein()([1.0, -2.0, 0.5, 3.0], 0.8).round(3)
+    array([ 0.888, -1.775,  0.444,  2.663])
+    """
+
+    constant: float = 1.0
+    positive_part: bool = True
+    target: float | str = 0.0
+    df: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.constant, (int, float)) and 0 <= self.constant < math.inf):
+            raise ValueError(f"constant must be a finite number, at least 0, got {self.constant!r}")
+        if self.target != "mean" and not (isinstance(self.target, (int, float)) and math.isfinite(self.target)):
+            raise ValueError(f'target must be a finite number or "mean", got {self.target!r}')
+        if self.df is not None:
+            positive_number("df", self.df)
+
+    def __call__(self, mean: ArrayLike, noise: ArrayLike) -> Vector:
+        """The estimate.
+
+        Parameters
+        ----------
+        mean : array of shape (..., c)
+            Sample means; leading axes are a stack of independent problems.
+        noise : float or array of shape (..., 1) or (..., c)
+            Sampling variance of each mean. Unequal entries give Bock's factor.
+
+        Returns
+        -------
+        array of shape (..., c)
+        """
+        scaled = self.constant * np.asarray(noise, dtype=np.float64)
+        mean = np.asarray(mean, dtype=np.float64)
+        shrunk = james_stein(mean, scaled, target=self.target, df=self.df, positive_part=self.positive_part)
+        return np.asarray(shrunk.estimate)
+
+    def dimension(self, dim: int) -> int:
+        """How many coordinates are shrunk: one less around the grand mean."""
+        return dim - (self.target == "mean")
+
+    def level(self, dim: int) -> Fraction:
+        """The largest value of `amount`, as an exact fraction: 0 where there is nothing to borrow from."""
+        gain = Fraction(1) if self.df is None else Fraction(self.df) / (Fraction(self.df) + 2)
+        return Fraction(self.constant) * gain * max(self.dimension(dim) - 2, 0)
+
+    def amount(self, w: Any, dim: int) -> Any:
+        """a(w)."""
+        level = float(self.level(dim))
+        return np.minimum(w, level) if self.positive_part else level + 0 * w
+
+    def without_positive_part(self) -> JamesStein:
+        """The rule that this one is the positive part of."""
+        return replace(self, positive_part=False)
+
+
+@dataclass(frozen=True)
+class ChannelJamesStein:
+    """:func:`shrinkstats.channel_james_stein`, whose noise is the spread between channels: it ignores `noise`.
+
+    Examples
+    --------
+    >>> from shrinkstats.theory.rules import ChannelJamesStein
+    >>> ChannelJamesStein()([0.3, -1.1, 2.0, 0.7, 1.4], 0.0).round(4)
+    array([ 0.1922, -0.7046,  1.281 ,  0.4484,  0.8967])
+    """
+
+    def __call__(self, mean: ArrayLike, noise: ArrayLike) -> Vector:
+        return np.asarray(channel_james_stein(np.asarray(mean, dtype=np.float64)).estimate)
+
+
+@dataclass(frozen=True)
+class SymmetricRule:
+    """A rule of your own, given by its formula for a(w).
+
+    Parameters
+    ----------
+    formula : callable
+        a as a function of w > 0, written with arithmetic and NumPy's minimum, maximum, exp, expm1, log, log1p,
+        sqrt, square, tanh and arctan. It is called with arrays to estimate, and with intervals to prove: no `if`,
+        no `where`, nothing that needs to know a number.
+    target : float
+        Where to shrink to.
+
+    Notes
+    -----
+    Nothing is multiplied to a: a rule for c channels has c - 2, or a number near it, in its formula.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from shrinkstats.theory.rules import SymmetricRule
+    >>> smooth = SymmetricRule(lambda w: 8 * (1 - np.exp(-w / 8)))  # a smooth positive part in 10 dimensions
+    >>> print(smooth(np.ones(10), 1.0).round(3)[0])
+    0.429
+    """
+
+    formula: Callable[[Any], Any]
+    target: float = 0.0
+
+    def __call__(self, mean: ArrayLike, noise: ArrayLike) -> Vector:
+        """The estimate, from means (..., c) and their common noise, a number or (..., 1)."""
+        deviation = np.asarray(mean, dtype=np.float64) - self.target
+        noise = np.asarray(noise, dtype=np.float64)
+        if noise.ndim and noise.shape[-1] != 1:
+            raise ValueError(
+                f"noise of shape {noise.shape} has a value for every channel; a symmetric rule takes one for all: "
+                "a number, or a last axis of 1"
+            )
+        if not np.all(noise > 0):
+            raise ValueError(f"noise must be positive, got {np.min(noise):g}")
+        w = np.sum(deviation**2, axis=-1, keepdims=True) / noise
+        safe = np.where(w > 0, w, 1.0)
+        return self.target + np.where(w > 0, 1 - self.formula(safe) / safe, 0.0) * deviation
+
+    def amount(self, w: Any, dim: int) -> Any:
+        """a(w)."""
+        return self.formula(w)
