@@ -75,18 +75,21 @@ def blend(source, target, n, strength):
 
 
 def stein_blend(source, target, noise, sd=None, sd_bias=None, kappa=1.0):
-    """One weight from the means; with sd and sd_bias a second one for the variances."""
+    """One weight from the means; with sd and sd_bias a second one for the standard deviations, freed of bias."""
     (m_s, v_s), (m_t, v_t) = source, target
     c = len(m_s)
     noise = np.broadcast_to(noise, c)
+    ratio = [1.0] * c if sd is None else [math.sqrt(v_t[i] / v_s[i]) / (1 + sd_bias[i]) for i in range(c)]
     evidence = math.fsum((m_t[i] - m_s[i]) ** 2 / v_s[i] for i in range(c))
-    w = max(0.0, 1 - kappa * math.fsum(noise[i] / v_s[i] for i in range(c)) / evidence) if evidence else 0.0
-    w_var = w
-    if sd is not None:
-        evidence = math.fsum((math.sqrt(v_t[i] / v_s[i]) - 1 - sd_bias[i]) ** 2 for i in range(c))
-        w_var = max(0.0, 1 - kappa * math.fsum(sd) / evidence) if evidence else 0.0
+    chance = math.fsum(noise[i] / v_s[i] * ratio[i] ** 2 for i in range(c))
+    w = max(0.0, 1 - kappa * chance / evidence) if evidence else 0.0
     mean = np.array([m_s[i] + w * (m_t[i] - m_s[i]) for i in range(c)])
-    return mean, np.array([(1 - w_var) * v_s[i] + w_var * v_t[i] for i in range(c)])
+    if sd is None:
+        return mean, np.array([(1 - w) * v_s[i] + w * v_t[i] for i in range(c)])
+    evidence = math.fsum((r - 1) ** 2 for r in ratio)
+    chance = 1.5 * math.fsum(sd) * math.fsum(r**2 for r in ratio) / c
+    w = max(0.0, 1 - kappa * chance / evidence) if evidence else 0.0
+    return mean, np.array([v_s[i] * (1 + w * (ratio[i] - 1)) ** 2 for i in range(c)])
 
 
 def wasserstein_bounds(source, target, n, strength, q):

@@ -94,7 +94,7 @@ def test_stein_blend_without_noise_gives_the_batch_and_without_shift_the_prior()
 
 def test_calibrated_noise_without_end_leaves_the_prior():
     source, target = pair()
-    close(shrinkstats.stein_blend(source, target, noise=SamplingNoise(1e6, 1e6, 0.0)), source, 0)
+    close(shrinkstats.stein_blend(source, target, noise=SamplingNoise(1e6, 1e6, 0.0)), source, 1e-15)
 
 
 def test_a_dead_channel_does_not_vote():
@@ -129,3 +129,56 @@ def test_statistics_may_be_moments():
     assert isinstance(m, Moments)
     close(shrinkstats.blend(source, m, n=6, strength=2), naive.blend(source, (m.mean, m.var()), 6, 2))
     close(shrinkstats.blend(m, source, n=6, strength=2), naive.blend((m.mean, m.var()), source, 6, 2))
+
+
+@given(st.integers(0, 999), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 3), st.sampled_from([1, 3]))
+@example(0, 0.05, 0.01, 1.0, 1)
+@example(0, 0.0, 0.0, 0.0, 1)
+@example(0, 100.0, 0.01, 1.0, 1)
+@example(0, 0.01, 100.0, 1.0, 3)
+def test_the_compiled_blend_of_a_network_is_the_blend(seed, noise, sd_noise, kappa, groups):
+    rng = np.random.default_rng(seed)
+    source = pair(seed=seed)[0]
+    mean, m2 = rng.normal(size=(groups, 5)), rng.uniform(0.5, 30, size=(groups, 5))
+    mean, m2 = (mean[0], m2[0]) if groups == 1 else (mean, m2)
+    batch = Moments(10, 10, mean, m2, mean, mean, 10.0, mean, m2)
+    parts = SamplingNoise(noise * rng.uniform(size=5), sd_noise * rng.uniform(size=5), rng.uniform(-0.5, 0.1, size=5))
+    close(
+        shrinkstats.stein_blend(source, batch, noise=parts, kappa=kappa),
+        shrinkstats.stein_blend(source, Statistics(mean, m2 / 10), noise=parts, kappa=kappa),
+    )
+
+
+AWKWARD = {
+    "a dead channel": lambda v: v["var"].__setitem__(2, 0.0),
+    "no spread": lambda v: v["m2"].__setitem__(slice(None), 0.0),
+    "one number a channel": lambda v: (v["bias"].__setitem__(slice(None), -1.0), v["m2"].__setitem__(slice(None), 0.0)),
+    "not a number": lambda v: v["target"].__setitem__(1, np.nan),
+    "far away": lambda v: v["target"].__setitem__(1, 1e200),
+    "large": lambda v: v["m2"].__setitem__(1, 1e300),
+    "no shift": lambda v: v["target"].__setitem__(slice(None), v["mean"]),
+}
+
+
+@pytest.mark.parametrize("what", AWKWARD)
+def test_the_compiled_blend_leaves_awkward_numbers_to_the_general_one(what):
+    rng = np.random.default_rng(0)
+    v = {name: rng.uniform(0.5, 2, size=5) for name in ("mean", "var", "target", "m2", "noise", "sd")}
+    v["bias"] = rng.uniform(-0.1, 0.1, size=5)
+    AWKWARD[what](v)
+    source, noise = Statistics(v["mean"], v["var"]), SamplingNoise(0.1 * v["noise"], 0.1 * v["sd"], v["bias"])
+    batch = Moments(2, 2, v["target"], v["m2"], v["target"], v["target"], 2.0, v["target"], v["m2"])
+    with np.errstate(all="ignore"):
+        ours = shrinkstats.stein_blend(source, batch, noise=noise)
+        close(ours, shrinkstats.stein_blend(source, Statistics(v["target"], v["m2"] / 2), noise=noise))
+    if what == "one number a channel":
+        close([ours.var], [v["var"]])  # which says nothing of its spread
+
+
+def test_the_compiled_blend_checks_too():
+    source, noise = pair()[0], SamplingNoise(np.full(5, -1.0), np.ones(5), np.zeros(5))
+    batch = shrinkstats.moments(np.random.default_rng(0).normal(size=(6, 5, 4)))
+    with pytest.raises(ValueError, match=r"noise\.mean"):
+        shrinkstats.stein_blend(source, batch, noise=noise)
+    with pytest.raises(ValueError, match="channels"):
+        shrinkstats.stein_blend(source, batch, noise=SamplingNoise(*[np.ones(4)] * 3))

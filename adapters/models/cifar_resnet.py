@@ -5,13 +5,12 @@ State dict keys are those of the reference implementation akamaster/pytorch_resn
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NormLayer = Callable[[int], nn.Module]
+from shrinkstats.adapters.models.normalization import NormLayer
 
 
 class BasicBlock(nn.Module):

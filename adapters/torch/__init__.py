@@ -1,17 +1,23 @@
 """Shrunken statistics inside PyTorch networks: layers, conversion of networks, test-time adaptation."""
 
-from shrinkstats.adapters.torch.adaptation import adapt, reset
+from shrinkstats.adapters.torch.adaptation import adapt, grouped, reset
 from shrinkstats.adapters.torch.calibration import calibrate
 from shrinkstats.adapters.torch.conversion import convert, revert
 from shrinkstats.adapters.torch.layers import ShrinkBatchNorm1d, ShrinkBatchNorm2d, ShrinkBatchNorm3d
+from shrinkstats.adapters.torch.shift import ErrorPredictor, ShiftReport, fit_error_predictor, shift_report
 
 __all__ = [
+    "ErrorPredictor",
+    "ShiftReport",
     "ShrinkBatchNorm1d",
     "ShrinkBatchNorm2d",
     "ShrinkBatchNorm3d",
     "adapt",
     "calibrate",
     "convert",
+    "fit_error_predictor",
+    "grouped",
     "reset",
     "revert",
+    "shift_report",
 ]

@@ -15,7 +15,7 @@ from shrinkstats.adapters.torch import fused, groups
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
 from shrinkstats.estimators import Estimator, Stein
 from shrinkstats.kernels import vectors
-from shrinkstats.prior import Prior, SamplingNoise
+from shrinkstats.prior import Prior
 
 
 class ShrinkBatchNorm(_BatchNorm):
@@ -110,18 +110,18 @@ class ShrinkBatchNorm(_BatchNorm):
         """The running statistics, copied: they may be updated before backward looks at them."""
         if self.running_mean is None:
             return None
-        on_host = fused.fits(input, self.process_group if self.training else None)
-        dtype = torch.float64 if input.device.type == "cpu" else torch.promote_types(input.dtype, torch.float32)
+        if fused.fits(input, self.process_group if self.training else None):
 
-        def copied(v: Tensor) -> Any:
-            v = _snapshot(v) if self.training and torch.compiler.is_compiling() else v.detach()
-            v = v.to(dtype, copy=True)
-            return v.numpy() if on_host else v
+            def copied(v: Tensor) -> Any:
+                return fused._array(v).astype(np.float64)
+        else:
+            dtype = torch.float64 if input.device.type == "cpu" else torch.promote_types(input.dtype, torch.float32)
 
-        noise = noise_of(self, samples, dtype)
-        if noise is not None:
-            noise = SamplingNoise(*map(copied, noise))
-        return Prior(copied(self.running_mean), copied(self.running_var), noise)
+            def copied(v: Tensor) -> Any:
+                v = _snapshot(v) if self.training and torch.compiler.is_compiling() else v.detach()
+                return v.to(dtype, copy=True)
+
+        return Prior(copied(self.running_mean), copied(self.running_var), noise_of(self, samples, copied))
 
     def _track(self, rule: fused.Rule) -> None:
         """Running buffers follow the estimates, by PyTorch's rule."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,16 +40,16 @@ def measure(means: Tensor, variances: Tensor, source_var: Tensor) -> tuple[Tenso
     return means.var(0, correction=1), torch.stack(spreads), torch.stack(biases)
 
 
-def noise_of(layer: Any, n: int, dtype: torch.dtype) -> SamplingNoise | None:
-    """The sampling noise of a calibrated layer for batches of n images; None without calibration."""
+def noise_of(layer: Any, n: float, convert: Callable[[Tensor], Any]) -> SamplingNoise | None:
+    """The sampling noise of a calibrated layer for batches of n images, from converted buffers; None without."""
     if layer.noise_mean is None:
         return None
-    sd, bias = layer.noise_sd.to(dtype), layer.noise_sd_bias.to(dtype)
+    mean, sd, bias = (convert(getattr(layer, name)) for name in NOISE_BUFFERS)
     position = min(math.log2(n), len(sd) - 1)
     low = int(position)
-    high, share = min(low + 1, len(sd) - 1), position - low
-    return SamplingNoise(
-        layer.noise_mean.to(dtype) / n,
-        torch.lerp(sd[low], sd[high], share) / n,
-        torch.lerp(bias[low], bias[high], share) / n,
-    )
+    share = position - low
+
+    def between(table: Any) -> Any:
+        return (table[low] if share == 0 else table[low] + share * (table[low + 1] - table[low])) / n
+
+    return SamplingNoise(mean / n, between(sd), between(bias))

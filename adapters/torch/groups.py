@@ -1,0 +1,77 @@
+"""Many small batches in one pass: every group of images is normalized with the group's own statistics."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shrinkstats._arrays import namespace
+from shrinkstats.adapters.torch import fused
+from shrinkstats.estimators import Estimator
+from shrinkstats.kernels import cpu
+from shrinkstats.moments import Moments
+
+
+def normalize(layer: Any, x: Tensor, estimator: Estimator) -> Tensor:
+    """The forward pass of a layer whose `group_size` is set."""
+    size = layer.group_size
+    if len(x) % size:
+        raise ValueError(f"{len(x)} images do not divide into groups of {size}; pass a multiple, and the rest alone")
+    batches = moments(x, size, extremes=estimator.uses_extremes)
+    prior = layer._prior(x, size) if estimator.uses_prior else None
+    if prior is not None and isinstance(batches.mean, Tensor):
+        prior = fused._tensors(prior, batches.mean)
+    center, spread = estimator.statistics(batches, prior)
+    center, slope = torch.as_tensor(center), torch.as_tensor(1 / estimator.scale(spread, layer.eps))
+    if layer.weight is not None:
+        slope = slope * layer.weight
+    shift = -center * slope
+    if layer.bias is not None:
+        shift = shift + layer.bias
+    work = torch.promote_types(x.dtype, torch.float32)
+
+    def along(vectors: Tensor) -> Tensor:
+        return vectors.to(work).reshape(-1, 1, x.size(1), *[1] * (x.ndim - 2))
+
+    # One multiplication and addition, as PyTorch evaluates with running statistics.
+    y = torch.addcmul(along(shift), x.unflatten(0, (-1, size)).to(work), along(slope))
+    return y.flatten(0, 1).to(x.dtype)
+
+
+def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
+    """The moments of every `size` images in a row: vectors of shape (groups, c), NumPy's if no gradient is wanted."""
+    pixels = math.prod(x.shape[2:])
+    parts = _image_moments(x, extremes)
+    xp = namespace(mean=parts[0])
+    means, m2, *bounds = (xp.reshape(v, (-1, size, x.size(1))) for v in parts)
+    mean = xp.mean(means, axis=1)
+    deviation = means - mean[:, None]
+    between = xp.sum(deviation * deviation, axis=1)
+    low, high = (xp.min(bounds[0], axis=1), xp.max(bounds[1], axis=1)) if extremes else (mean * math.nan,) * 2
+    count = size * pixels
+    return Moments(
+        count=count,
+        samples=size,
+        mean=mean,
+        m2=xp.sum(m2, axis=1) + pixels * between,
+        minimum=low,
+        maximum=high,
+        sample_weight=float(count * pixels),
+        sample_mean=mean,
+        sample_m2=pixels**2 * between,
+    )
+
+
+def _image_moments(x: Tensor, extremes: bool) -> list[Any]:
+    """Mean, squared deviations and, if asked for, extremes of every channel of every image: vectors (n, c)."""
+    if fused.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
+        dense = (x.float() if x.dtype in fused.HALF else x).detach().numpy()
+        return list(cpu.group_moments(dense, 1, 0, extremes=extremes)[: 4 if extremes else 2])
+    wide = x.flatten(2) if x.ndim > 2 else x[..., None]
+    wide = wide.to(torch.float64 if x.device.type == "cpu" else torch.promote_types(x.dtype, torch.float32))
+    mean = wide.mean(2)
+    m2 = (wide - mean[..., None]).square().sum(2)
+    return [mean, m2, wide.amin(2), wide.amax(2)] if extremes else [mean, m2]

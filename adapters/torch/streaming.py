@@ -1,0 +1,167 @@
+"""Batches as a stream: statistics of about the last images seen, forgotten when the data change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shrinkstats.adapters.torch.noise import noise_of
+from shrinkstats.estimators import Cotangent, Estimator
+from shrinkstats.moments import Moments, Statistics
+from shrinkstats.prior import Prior, SamplingNoise
+
+RECENT = 8  # the change detector compares the memory with that of an eighth of the images ...
+CHANGE = 8.0  # ... and takes this many times the squared distance that chance would show for a change
+
+
+class Memory(NamedTuple):
+    """Moments of weighted images: those of the past count less."""
+
+    weight: float  # the sum of the images' weights
+    squares: float  # the sum of their squared weights
+    mean: Tensor
+    var: Tensor
+    between: Tensor  # variance of the images' means
+
+    @property
+    def images(self) -> float:
+        """How many images of equal weights would say as much (Kish's effective sample size)."""
+        return self.weight**2 / self.squares
+
+    def then(self, batch: Memory, capacity: int) -> Memory:
+        """This memory, faded by a batch that follows, and the batch."""
+        kept = max(0.0, 1 - batch.weight / capacity)
+        weight = kept * self.weight + batch.weight
+        share = batch.weight / weight
+        difference = batch.mean - self.mean
+        spread = share * (1 - share) * difference.square()  # Chan's formula, for weights
+        return Memory(
+            weight,
+            kept**2 * self.squares + batch.squares,
+            self.mean + share * difference,
+            torch.lerp(self.var, batch.var, share) + spread,
+            torch.lerp(self.between, batch.between, share) + spread,
+        )
+
+
+@dataclass
+class _State:
+    batch: Memory | None = None
+    long: Memory | None = None
+    recent: Memory | None = None
+
+
+@dataclass(frozen=True)
+class Streaming(Estimator):
+    """An estimator that sees, with every batch, also those before it; one for each layer.
+
+    Parameters
+    ----------
+    estimator : Estimator
+        What blends, or otherwise uses, the moments of the remembered images.
+    capacity : int
+        How many images are remembered, about: what was seen before a batch of n images fades to 1 - n/capacity.
+    layer : ShrinkBatchNorm
+        Whose calibrated noise tells change from chance; without calibration the memory's own noise does.
+    """
+
+    uses_extremes: ClassVar[bool] = False
+
+    estimator: Estimator
+    capacity: int
+    layer: Any = field(repr=False, compare=False)
+    state: _State = field(default_factory=_State, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.estimator.uses_extremes:
+            raise ValueError(f"{self.estimator} needs minimum and maximum, which do not fade: leave memory out")
+
+    def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
+        """The estimator's on what is remembered after this batch, or after each of a stack of batches."""
+        tensors = isinstance(moments.mean, Tensor)
+        found = [self._after(batch, moments, prior) for batch in _batches(moments)]
+        if moments.mean.ndim == 1:
+            return found[0]
+        return Statistics(*((torch if tensors else np).stack(v) for v in zip(*found, strict=True)))
+
+    def scale(self, spread: Any, eps: float) -> Any:
+        """As the estimator has it."""
+        return self.estimator.scale(spread, eps)
+
+    def scale_gradient(self, spread: Any, scale: Any) -> Any:
+        """As the estimator has it."""
+        return self.estimator.scale_gradient(spread, scale)
+
+    def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
+        """Nothing: most of the statistics come from other batches."""
+        return Cotangent()
+
+    def _after(self, batch: Memory, moments: Moments, prior: Prior | None) -> Statistics:
+        state = self.state
+        if not _same(state.batch, batch):  # a second derivative asks again for the batch it had
+            self._remember(batch)
+        memory = state.long
+        pixels = moments.count / moments.samples
+        mean, var, between = map(_like(moments.mean), memory[2:])
+        seen = Moments(
+            count=memory.images * pixels,
+            samples=memory.images,
+            mean=mean,
+            m2=memory.images * pixels * var,
+            minimum=mean * np.nan,
+            maximum=mean * np.nan,
+            sample_weight=memory.images * pixels**2,
+            sample_mean=mean,
+            sample_m2=memory.images * pixels**2 * between,
+        )
+        if prior is not None:
+            noise = noise_of(self.layer, memory.images, lambda v: v.to(memory.mean.dtype))
+            prior = Prior(*prior[:2], noise and SamplingNoise(*map(_like(moments.mean), noise)))
+        return self.estimator.statistics(seen, prior)
+
+    def _remember(self, batch: Memory) -> None:
+        state = self.state
+        state.batch = batch
+        if state.long is None:
+            state.long = state.recent = batch
+            return
+        state.long = state.long.then(batch, self.capacity)
+        state.recent = state.recent.then(batch, max(1, self.capacity // RECENT))
+        if self._changed():
+            state.long = state.recent
+
+    def _changed(self) -> bool:
+        """Whether the last few images are further from the memory than chance puts them."""
+        long, recent = self.state.long, self.state.recent
+        noise = self.layer.noise_mean
+        per_image = long.between if noise is None else noise.to(long.mean)
+        unit = torch.where(long.var > 0, long.var, torch.inf)
+        chance = float((per_image / unit).sum()) * (1 / recent.images - 1 / long.images)
+        distance = float(((recent.mean - long.mean).square() / unit).sum())
+        return chance > 0 and distance > CHANGE * chance
+
+
+def _like(x: Any) -> Callable[[Tensor], Any]:
+    """What turns a tensor into an array of x's kind."""
+    return (lambda v: v) if isinstance(x, Tensor) else Tensor.numpy
+
+
+def _batches(moments: Moments) -> list[Memory]:
+    """One batch, or those of a stack in their order."""
+    vectors = (moments.mean, moments.var(), moments.sample_m2 * (moments.samples / moments.count**2))
+    mean, var, between = (torch.as_tensor(v).detach().reshape(-1, v.shape[-1]) for v in vectors)
+    n = float(moments.samples)
+    return [Memory(n, n, *parts) for parts in zip(mean, var, between, strict=True)]
+
+
+def _same(a: Memory | None, b: Memory) -> bool:
+    """Whether two batches have the same moments, to the rounding of single precision."""
+    if a is None or a.weight != b.weight:
+        return False
+    near = (a.mean - b.mean).abs() <= 1e-5 * (a.mean.abs() + a.var.sqrt())
+    return bool(near.all()) and torch.allclose(a.var, b.var, rtol=1e-4, atol=0)

@@ -1,0 +1,178 @@
+"""Streams: small batches add up, what is past fades, and a change is noticed."""
+
+import copy
+import math
+
+import pytest
+
+from shrinkstats.estimators import BatchStatistics, PriorBlend, RobustNorm, SteinBlend
+
+torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
+
+from torch import nn  # noqa: E402
+
+from shrinkstats.adapters.torch import adapt, calibrate, grouped, reset  # noqa: E402
+from shrinkstats.adapters.torch.streaming import CHANGE, Memory  # noqa: E402
+
+
+@pytest.fixture
+def layer():
+    torch.manual_seed(0)
+    return calibrate(nn.BatchNorm2d(4).eval(), [torch.randn(256, 4, 3, 3)])
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    for _ in range(30):
+        net(torch.randn(64, 3, 8, 8))
+    return calibrate(net.eval(), [torch.randn(64, 3, 8, 8) for _ in range(4)])
+
+
+def remembered(layer):
+    return layer.adaptation.state.long
+
+
+def test_memory_is_the_weighted_moments_of_all_images(layer):
+    generator = torch.Generator().manual_seed(1)
+    sizes, capacity = [3, 1, 5, 2], 8
+    batches = [torch.randn(n, 4, 3, 3, generator=generator).double() for n in sizes]
+    adapt(layer, BatchStatistics(), memory=capacity)
+    weights = torch.empty(0, dtype=torch.float64)
+    for x in batches:
+        layer(x)
+        weights = torch.cat([weights * (1 - len(x) / capacity), torch.ones(len(x)).double()])
+    memory, images = remembered(layer), torch.cat(batches)
+    w = (weights / weights.sum())[:, None, None, None]
+    mean = (w * images).sum((0, 2, 3)) / 9
+    var = (w * (images - mean[:, None, None]).square()).sum((0, 2, 3)) / 9
+    between = (w[..., 0, 0] * (images.mean((2, 3)) - mean).square()).sum(0)
+    torch.testing.assert_close(memory.mean, mean, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(memory.var, var, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(memory.between, between, rtol=1e-10, atol=1e-12)
+    assert memory.weight == pytest.approx(float(weights.sum()))
+    assert memory.images == pytest.approx(float(weights.sum() ** 2 / weights.square().sum()))
+
+
+def test_many_small_batches_say_as_much_as_twice_the_memory():
+    one = Memory(1.0, 1.0, *[torch.zeros(2)] * 3)
+    memory = one
+    for _ in range(2000):
+        memory = memory.then(one, 50)
+    assert memory.weight == pytest.approx(50)
+    assert memory.images == pytest.approx(99)
+
+
+def test_the_first_batch_is_as_without_memory(net):
+    x = torch.randn(16, 3, 8, 8) + 0.5
+    expected = adapt(net)(x)
+    torch.testing.assert_close(adapt(net, memory=64)(x), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(adapt(net, memory=64)(x), adapt(net, memory=64)(x))
+
+
+def test_a_batch_as_large_as_the_memory_stands_alone(net):
+    x, y = torch.randn(2, 16, 3, 8, 8)
+    adapt(net, memory=16)(x)
+    torch.testing.assert_close(net(y), adapt(net)(y), rtol=1e-4, atol=1e-5)
+
+
+def test_single_images_add_up(layer):
+    generator = torch.Generator().manual_seed(2)
+    stream = torch.randn(200, 4, 3, 3, generator=generator) + 0.4
+    with torch.no_grad():
+        adapt(layer, memory=64)
+        for image in stream:
+            layer(image[None])
+    memory = remembered(layer)
+    assert 100 < memory.images < 128
+    chance = math.sqrt(4 / 9 / memory.images)  # of the distance of four means over 9 pixels each
+    assert float((memory.mean - 0.4).norm()) < 3 * chance
+
+
+@torch.no_grad()
+def test_a_change_is_noticed_and_chance_is_not(layer):
+    generator = torch.Generator().manual_seed(3)
+    adapt(layer, memory=64)
+    least = math.inf
+    for step in range(600):
+        layer(torch.randn(1, 4, 3, 3, generator=generator))
+        least = min(least, remembered(layer).images) if step > 300 else least
+    assert least > 100  # it never forgot
+    for _ in range(8):
+        layer(torch.randn(1, 4, 3, 3, generator=generator) + 2)
+    assert remembered(layer).images < 20
+    assert float((remembered(layer).mean - 2).abs().max()) < 1
+    assert CHANGE > 1
+
+
+@torch.no_grad()
+def test_groups_follow_each_other(net):
+    x = torch.cat([torch.randn(20, 3, 8, 8), torch.randn(20, 3, 8, 8) + 2]).double()
+    adapt(net.double(), memory=8)
+    expected = torch.cat([net(part) for part in x.split(2)])
+    adapt(net, memory=8)
+    with grouped(net, 2):
+        torch.testing.assert_close(torch.cat([net(x[:10]), net(x[10:])]), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_reset_and_adapt_forget(net):
+    (x, y), state = torch.randn(2, 4, 3, 8, 8), copy.deepcopy(net.state_dict())
+    before = net(y)
+    first = adapt(net, memory=32)(y)
+    net(x)
+    assert not torch.equal(net(y), first)
+    assert torch.equal(adapt(net, memory=32)(y), first)
+    assert torch.equal(reset(net)(y), before)
+    for name, value in state.items():
+        assert torch.equal(net.state_dict()[name], value)
+
+
+def test_copies_go_their_own_way(net):
+    adapt(net, memory=32)(torch.randn(4, 3, 8, 8))
+    twin = copy.deepcopy(net)
+    assert twin[1].adaptation.layer is twin[1]
+    x, y = torch.randn(2, 4, 3, 8, 8)
+    expected = copy.deepcopy(net)(y)
+    twin(x)
+    assert torch.equal(net(y), expected)
+
+
+def test_no_gradient_through_the_statistics_and_a_batch_counts_once(layer):
+    adapt(layer, PriorBlend(2), memory=32)
+    x = torch.randn(4, 4, 3, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+    images = remembered(layer).images
+    scale = (gradient.amax((0, 2, 3)), gradient.amin((0, 2, 3)))
+    torch.testing.assert_close(*scale)  # a constant slope
+    assert images == 4
+
+
+def test_without_calibration_the_stream_measures_its_own_noise():
+    torch.manual_seed(0)
+    layer = nn.BatchNorm2d(4).eval()
+    with pytest.warns(UserWarning, match="not calibrated"):
+        adapt(layer, memory=64)
+    with torch.no_grad():
+        for x in torch.randn(100, 1, 4, 3, 3) + 1:
+            y = layer(x)
+    assert torch.isfinite(y).all()
+    noise = remembered(layer).between.sum() / 4
+    assert float(noise) == pytest.approx(1 / 9, rel=0.5)
+
+
+def test_training_does_not_remember(net):
+    adapt(net, memory=16).train()
+    net(torch.randn(4, 3, 8, 8))
+    assert net[1].adaptation.state.long is None
+
+
+def test_errors(net):
+    with pytest.raises(ValueError, match="memory counts images"):
+        adapt(net, memory=0)
+    with pytest.raises(TypeError):
+        adapt(net, memory=1.5)
+    with pytest.raises(ValueError, match="do not fade"):
+        adapt(net, RobustNorm(), memory=16)
+    assert net[1].adaptation is None
+    assert SteinBlend() == adapt(net)[1].adaptation
