@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from shrinkstats.theory.report import DominanceReport, Row
 
@@ -89,8 +90,10 @@ def _draw_differences(axes: Any, report: DominanceReport, styles: dict[str, str]
     base = max((row.tally.baseline for row in report.rows if np.isfinite(row.tally.baseline)), default=0.0)
     if spread > FAR * base > 0:  # both the small differences and the large ones are to be seen
         axes.set_yscale("symlog", linthresh=base / 2)
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=base))  # none crowd around 0
     means = report.settings["statistic"] == "mean"
-    axes.set_xlabel(f"distance from {'the target' if means else 'equal log variances'}, in standard errors of one")
+    start, unit = ("the target", "one mean") if means else ("equal log variances", "one of them")
+    axes.set_xlabel(f"distance from {start}, in standard errors of {unit}")
     axes.set_ylabel("difference of risks")
     infinite = [row.radius for row in report.rows if np.isinf(row.difference)]
     if infinite:
