@@ -1,4 +1,4 @@
-"""Draw the charts of docs/ from the recorded results: ``python -m benchmarks.charts``."""
+"""Draw the charts of docs/ from the recorded results, and exact risks: ``python -m benchmarks.charts``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 
 from benchmarks.layers import ORDERS, WHATS, geometric_mean, ratios
 from benchmarks.record import load
+from shrinkstats.theory import bayes_risk, james_stein_risk, minimax_risk
 
 STATIC = Path(__file__).parents[1] / "docs" / "_static"
 COLORS = {"training step": "#d55e00", "training forward": "#0072b2", "evaluation": "#6b6b6b"}
+DIMS = (3, 10)  # channels in the picture of the risks
 MARKS = {"training step": "D", "training forward": "o", "evaluation": "s"}
 
 
@@ -52,5 +55,30 @@ def layers() -> Path:
     return path
 
 
+def risks() -> Path:
+    """Exact risks of James-Stein between the Bayes and the minimax line."""
+    radius = np.linspace(0, 12, 241)
+    figure, panels = plt.subplots(1, len(DIMS), figsize=(10, 3.9), constrained_layout=True)
+    for axis, dim in zip(panels, DIMS, strict=True):
+        axis.axhline(minimax_risk(dim), color="black", linewidth=1, label="minimax line: the sample mean")
+        axis.plot(radius, james_stein_risk(dim, radius), "--", color="#0072b2", label="James-Stein")
+        cut = james_stein_risk(dim, radius, positive_part=True)
+        axis.plot(radius, cut, color="#d55e00", label="James-Stein, positive part")
+        axis.plot(radius, bayes_risk(dim, radius), ":", color="#6b6b6b", linewidth=2, label="Bayes line: radius known")
+        axis.set(xlabel="radius: distance of the truth, in standard errors of one mean", xlim=(0, 12))
+        axis.set_ylim(0, 1.08 * dim)
+        axis.set_title(f"{dim} channels", loc="left", fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="#dddddd")
+        axis.set_axisbelow(True)
+    panels[0].set_ylabel("risk")
+    panels[-1].legend(frameon=False, fontsize=9, loc="center right")
+    path = STATIC / "risks.svg"
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path
+
+
 if __name__ == "__main__":
-    print(f"written: {layers()}")
+    for chart in (layers, risks):
+        print(f"written: {chart()}")

@@ -1,6 +1,7 @@
 """Where Stein shrinkage still dominates the sample mean under an attack: strength by radius, noise model and dimension.
 
     python -m benchmarks.phase_diagram [--dims 3 16 64 512]
+    python -m benchmarks.phase_diagram --draw
 
 Observations are Gaussian with standard deviation 1; the attack's is its strength (for ClippedCauchy it is the published
 sigma, and data are clipped to plus or minus 2, as an image in [0, 1] with standard deviation 1/4). Three rules:
@@ -21,7 +22,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.colors import Normalize
+from PIL import Image
 
 from benchmarks.record import RESULTS, load, save
 from shrinkstats.theory.dominance import verify_dominance
@@ -39,6 +41,13 @@ RULES: dict[str, dict[str, Any]] = {
     "clean noise": {"estimator": JamesStein(), "known_variance": 1.0},
     "published": {"estimator": ChannelJamesStein()},
 }
+LABELS = {
+    "estimated noise": "James-Stein, noise\nof the attacked sample",
+    "clean noise": "James-Stein, noise\nof a clean sample",
+    "published": "published rule, noise from\nthe spread of the channels",
+}
+COLOURS = plt.get_cmap("PuOr_r", 49)  # few enough for a palette of 256 with all shades of the letters
+FAR = 3  # colours end at 2**FAR and its inverse
 MODELS = ("Gaussian", "Rademacher", "Uniform", "TruncatedGaussian", "ClippedCauchy", "Sparse")
 
 
@@ -82,61 +91,66 @@ def _sign(signs: list[int]) -> str:
     return "-" if set(signs) == {-1} else "+" if 1 in signs else "0"
 
 
-def draw(result: dict[str, Any], common: bool) -> Path:
-    """One picture for attacks of every observation, one for those common to the batch."""
-    panels = {(p["model"], p["dim"], p["rule"]): p for p in result["panels"] if p["common"] == common}
-    dims = sorted({dim for _, dim, _ in panels})
-    columns = [(dim, rule) for rule in RULES for dim in dims]
+def draw(result: dict[str, Any], model: str, common: bool) -> Path:
+    """A picture for a noise model: a row for every rule, a column for every number of channels."""
+    panels = {(p["dim"], p["rule"]): p for p in result["panels"] if (p["model"], p["common"]) == (model, common)}
+    dims = sorted({dim for dim, _ in panels})
     figure, axes = plt.subplots(
-        len(MODELS), len(columns), figsize=(1.05 * len(columns) + 2.2, 8.2), sharex=True, sharey=True, squeeze=False
+        len(RULES), len(dims), figsize=(2.3 * len(dims) + 1.7, 7.6), sharex=True, sharey=True, squeeze=False
     )
-    norm = TwoSlopeNorm(0.0, -1.0, 1.0)
-    image = None
-    for i, model in enumerate(MODELS):
-        for j, (dim, rule) in enumerate(columns):
-            axis, cell = axes[i][j], panels[model, dim, rule]
-            image = axis.imshow(np.log2(cell["ratio"]), cmap="PuOr_r", norm=norm, origin="lower", aspect="auto")
-            for y, row in enumerate(cell["sign"]):
-                for x, sign in enumerate(row):
-                    mark = {"-": "", "+": "×", "0": "?"}[sign]
-                    axis.text(x, y, mark, ha="center", va="center", fontsize=8)
-            axis.set_xticks(range(len(RADII)), [f"{r:g}" for r in RADII], fontsize=6.5)
-            axis.set_yticks(range(len(STRENGTHS)), [f"{s:g}" for s in STRENGTHS], fontsize=6.5)
-            axis.tick_params(length=0)
-            if i == 0:
-                axis.set_title(f"{rule}\n{dim}" if j % len(dims) == 0 else f"{dim}", fontsize=8, loc="left")
-            if j == 0:
-                axis.set_ylabel(model, fontsize=8)
-    figure.supxlabel(
-        "distance of the true mean from the target, in standard errors of every channel's mean", fontsize=9
-    )
-    figure.supylabel("strength of the attack, in standard deviations of an observation", fontsize=9)
+    norm = Normalize(-FAR, FAR)
+    for row, rule in zip(axes, RULES, strict=True):
+        for axis, dim in zip(row, dims, strict=True):
+            values, signs = panels[dim, rule]["ratio"], panels[dim, rule]["sign"]
+            colours = axis.imshow(np.log2(values), cmap=COLOURS, norm=norm, origin="lower", aspect="auto")
+            for y, x in np.ndindex(np.shape(values)):
+                _write(axis, x, y, values[y][x], signs[y][x])
+            axis.set_xticks(range(len(RADII)), [f"{r:g}" for r in RADII])
+            axis.set_yticks(range(len(STRENGTHS)), [f"{s:g}" for s in STRENGTHS])
+            axis.tick_params(length=0, labelsize=8)
+            if rule == next(iter(RULES)):
+                axis.set_title(f"{dim} channels", fontsize=10)
+        row[0].set_ylabel(f"{LABELS[rule]}\n\nstrength of the attack", fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("distance of the truth", fontsize=9)
     whom = "one draw for the whole batch" if common else "a draw for every observation"
-    figure.suptitle(f"Risk over the sample mean's under attack, {whom} (columns: channels)", fontsize=11)
-    figure.subplots_adjust(left=0.075, right=0.92, top=0.885, bottom=0.085, wspace=0.08, hspace=0.12)
-    bar = figure.colorbar(image, cax=figure.add_axes((0.935, 0.2, 0.012, 0.55)), extend="both")
-    bar.set_ticks([-1, 0, 1], labels=["1/2", "1", "2"])
-    bar.ax.set_title("ratio", fontsize=8)
-    figure.text(0.927, 0.15, "× worse\n  in some\n  direction\n? open", fontsize=7.5, va="top")
-    path = STATIC / f"phase_{'common' if common else 'each'}.png"
-    figure.savefig(path, dpi=130)
+    figure.suptitle(f"{model} attack, {whom}: risk over the sample mean's", fontsize=12)
+    figure.tight_layout(rect=(0, 0, 0.915, 1))
+    bar = figure.colorbar(colours, cax=figure.add_axes((0.925, 0.3, 0.013, 0.5)), extend="both")
+    bar.set_ticks(range(-FAR, FAR + 1), labels=[f"1/{2**-k}" if k < 0 else f"{2**k}" for k in range(-FAR, FAR + 1)])
+    figure.text(0.918, 0.22, "bold: worse\n?: open", fontsize=8, va="top")
+    path = STATIC / f"phase_{model.lower()}_{'common' if common else 'each'}.png"
+    figure.savefig(path, dpi=100)
     plt.close(figure)
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
     return path
 
 
-def main() -> None:
-    """Measure, record, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dims", type=int, nargs="+", default=[3, 16, 64, 512])
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+def _write(axis: Any, x: int, y: int, ratio: float, sign: str) -> None:
+    """The ratio into its cell."""
+    text = "<.01" if ratio < 0.01 else f"{ratio:.1f}" if ratio >= 9.95 else f"{ratio:.2f}"
+    axis.text(
+        x,
+        y,
+        text + "?" * (sign == "0"),
+        ha="center",
+        va="center",
+        fontsize=8.5,
+        fontweight="bold" if sign == "+" else "normal",
+        color="white" if abs(np.log2(max(ratio, 1e-9))) > FAR / 2 else "black",
+    )
+
+
+def measure(dims: list[int], seed: int) -> None:
+    """Every panel that is not recorded yet."""
     settings = {
         "n": N,
         "strengths": list(STRENGTHS),
         "radii": list(RADII),
         "replicates": {str(dim): count for dim, count in REPLICATES.items()},
         "confidence": CONFIDENCE,
-        "seed": arguments.seed,
+        "seed": seed,
     }
     panels: list[dict[str, Any]] = []
     if (RESULTS / "phase_diagram.json").exists():
@@ -144,17 +158,29 @@ def main() -> None:
         if all(before.get(key) == json.loads(json.dumps(value)) for key, value in settings.items()):
             panels = before["panels"]
     done = {(p["model"], p["common"], p["dim"], p["rule"]) for p in panels}
-    for dim in sorted(arguments.dims):
+    for dim in sorted(dims):
         for model in MODELS:
             for common in (False, True):
                 for rule in RULES:
                     if (model, common, dim, rule) not in done:
-                        panels.append(panel(model, common, dim, rule, arguments.seed))
+                        panels.append(panel(model, common, dim, rule, seed))
                         save("phase_diagram", {**settings, "panels": panels})
                 print(f"{dim} channels, {model}, {'common' if common else 'each'}: done", flush=True)
+
+
+def main() -> None:
+    """Measure, record, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dims", type=int, nargs="+", default=[3, 16, 64, 512])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draw", action="store_true", help="draw the recorded result and measure nothing")
+    arguments = parser.parse_args()
+    if not arguments.draw:
+        measure(arguments.dims, arguments.seed)
     result = load("phase_diagram")
-    for common in (False, True):
-        print(f"drawn in {draw(result, common)}")
+    for model in MODELS:
+        for common in (False, True):
+            print(f"drawn in {draw(result, model, common)}")
 
 
 if __name__ == "__main__":

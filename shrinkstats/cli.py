@@ -1,4 +1,4 @@
-"""The command ``shrinkstats``: shrunken statistics of a file, bounds on blends, and the demo."""
+"""The command ``shrinkstats``: shrunken statistics of a file, bounds on blends, dominance, and the demo."""
 
 # No `from __future__ import annotations` here: the commands are declared inside a function, and typer reads their
 # annotations as objects.
@@ -6,7 +6,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     import typer
 
     from shrinkstats._bounds import Bounds
+    from shrinkstats.theory.report import DominanceReport
 
 FORMATS = (".csv", ".json", ".npz")
+PICTURES = (".png", ".svg", ".pdf")
+INTERRUPTED = 130  # the exit status shells expect after Ctrl-C
 ENDS = 10  # rows shown at either end of a long table
 
 
@@ -65,6 +68,10 @@ def application() -> "typer.Typer":
         - `shrinkstats estimate images.npy --axis 1 --output channels.json`
 
         - `shrinkstats bounds --source 0,1 --target 0.5,0.25 -n 8`
+
+        - `shrinkstats dominance stein --dim 16 -n 8`
+
+        - `shrinkstats evaluate resnet20.safetensors cifar-10-batches-py --model resnet20`
 
         - `shrinkstats demo`
         """
@@ -157,7 +164,7 @@ def application() -> "typer.Typer":
             if output is not None:
                 _check_output(output, force, (".json",))
             if picture is not None:
-                _check_output(picture, force, (".png", ".svg", ".pdf"), "--picture")
+                _check_output(picture, force, PICTURES, "--picture")
             strengths = sorted(strength or _bounds.STRENGTHS)
             if not 0 < alpha < 1:
                 raise UsageError(f"--alpha must be between 0 and 1, got {alpha:g}")
@@ -170,6 +177,287 @@ def application() -> "typer.Typer":
                         write(result, temporary)
                     typer.echo(f"Written to {path}", err=True)
             _show_bounds(result, all_rows)
+
+    @app.command()
+    def dominance(
+        estimator: Annotated[
+            str,
+            typer.Argument(
+                help="stein, published, james-stein, james-stein-plain (no positive part), gamma-stein, sample-mean, "
+                "sample-variance, ridge, lasso, prior-blend or stein-blend."
+            ),
+        ],
+        dim: Annotated[int, typer.Option(min=1, help="Channels.")],
+        samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Observations of each channel.")],
+        against: Annotated[
+            str | None,
+            typer.Option(help="The rival, likewise. Left out: the sample mean or variance.", show_default=False),
+        ] = None,
+        constant: Annotated[
+            float | None,
+            typer.Option(
+                help="The constant of the estimator's formula: a factor on c - 2 (James-Stein), lambda (ridge, lasso), "
+                "the samples a prior counts for, or kappa (stein-blend).",
+                show_default=False,
+            ),
+        ] = None,
+        against_constant: Annotated[
+            float | None, typer.Option(help="The constant of the rival's formula.", show_default=False)
+        ] = None,
+        statistic: Annotated[str, typer.Option(help="What is estimated: mean or var.")] = "mean",
+        radii: Annotated[
+            str,
+            typer.Option(
+                help="Distances of the truth from the target, in standard errors: START:STOP:STEP, or 0,2,4. For "
+                "variances: of the log variances from equal ones."
+            ),
+        ] = "0:10:1",
+        noise: Annotated[
+            str,
+            typer.Option(
+                help="Of the observations: gaussian, rademacher, uniform, truncated-gaussian, clipped-cauchy or sparse."
+            ),
+        ] = "gaussian",
+        attack: Annotated[
+            str | None, typer.Option(help="What is added to the sample: one of these models.", show_default=False)
+        ] = None,
+        strength: Annotated[
+            float | None, typer.Option(help="Standard deviation of the attack.", show_default=False)
+        ] = None,
+        common: Annotated[
+            bool, typer.Option("--common", help="One draw of the attack for a whole batch, not one a sample.")
+        ] = False,
+        worst_case: Annotated[
+            float | None,
+            typer.Option(help="Instead: an adversary who moves the means by this much at most.", show_default=False),
+        ] = None,
+        known_variance: Annotated[
+            float | None,
+            typer.Option(help="The variance the rules are told. Left out: they estimate it.", show_default=False),
+        ] = None,
+        loss: Annotated[
+            str, typer.Option(help="squared, scale-invariant, entropy (variances), or a weight a channel: 1,1,4.")
+        ] = "squared",
+        confidence: Annotated[float, typer.Option(help="That all bounds hold together.")] = 0.99,
+        seed: Annotated[int, typer.Option(min=0, help="Same seed, same numbers.")] = 0,
+        budget: Annotated[int, typer.Option(help="Samples drawn at one point at most.")] = 2**20,
+        workers: Annotated[
+            int | None,
+            typer.Option(min=1, help="Processes. Left out: threads of this one.", show_default=False),
+        ] = None,
+        resume: Annotated[
+            Path | None,
+            typer.Option(help="A .json file that keeps what was drawn; the same question goes on from it."),
+        ] = None,
+        output: Annotated[Path | None, typer.Option(help="Also write the report to this .json file.")] = None,
+        picture: Annotated[Path | None, typer.Option(help="Draw the risks to this .png, .svg or .pdf.")] = None,
+        force: Annotated[bool, typer.Option("--force", help="Overwrite these two files.")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", help="Print the verdict alone, in one word.")] = False,
+    ) -> None:
+        """Verify whether ESTIMATOR has a smaller risk than a rival, wherever the truth is.
+
+        The verdict is *proved*, *dominates*, *dominated*, *crosses* or *undecided*. All but a proof speak of the radii
+        looked at; what a verdict rests on and does not cover is printed below.
+
+        Ctrl-C ends the run early: what was found by then is printed and written, and its bounds hold.
+
+        Exit status: 0 whatever the verdict, 1 for a damaged file, 2 for a request that makes no sense, 130 after
+        Ctrl-C.
+
+        Examples:
+
+        - `shrinkstats dominance stein --dim 16 -n 8`
+
+        - `shrinkstats dominance stein --dim 16 -n 8 --attack rademacher --strength 0.5 --picture dominance.png`
+
+        - `shrinkstats dominance james-stein-plain --constant 2.5 --dim 8 -n 4 --known-variance 1 --output report.json`
+
+        - `shrinkstats dominance gamma-stein --statistic var --dim 8 -n 16 --loss entropy --resume run.json`
+        """
+        with _one_line_errors():
+            from shrinkstats import _dominance
+
+            for option, path, overwrite, formats in (
+                ("--output", output, force, (".json",)),
+                ("--picture", picture, force, PICTURES),
+                ("--resume", resume, True, (".json",)),
+            ):
+                if path is not None:
+                    _check_output(path, overwrite, formats, option)
+            if picture is not None:
+                _dominance.check_picture()
+            if statistic not in ("mean", "var"):
+                raise UsageError(f"--statistic must be mean or var, got {statistic!r}")
+            if against is None and against_constant is not None:
+                raise UsageError("--against-constant needs --against, the rule it is of")
+            rival = against or {"mean": "sample-mean", "var": "sample-variance"}[statistic]
+            report = _dominance.verify(
+                _dominance.rule("ESTIMATOR", estimator, constant, statistic),
+                baseline=_dominance.rule("--against", rival, against_constant, statistic),
+                dim=dim,
+                n=samples,
+                statistic=statistic,
+                radii=_dominance.radii(radii),
+                noise=_dominance.noise(noise),
+                attack=_dominance.attack(attack, strength, common, worst_case),
+                known_variance=known_variance,
+                loss=_dominance.loss(loss),
+                confidence=confidence,
+                seed=seed,
+                budget=budget,
+                workers=workers,
+                resume=resume,
+                progress=not quiet,
+            )
+            for path, write in ((output, report.save), (picture if report.rows else None, report.plot)):
+                if path is not None:
+                    with whole(path) as temporary:
+                        write(temporary)
+                    typer.echo(f"Written to {path}", err=True)
+            if quiet:
+                typer.echo(report.verdict)
+            else:
+                _show_dominance(report)
+            if report.interrupted:
+                raise typer.Exit(INTERRUPTED)
+
+    checkpoint_argument = typer.Argument(help="A state dict: .safetensors, or .pt or .pth of tensors alone.")
+    data_argument = typer.Argument(help="A folder of CIFAR-10, CIFAR-100, CIFAR-10-C, CIFAR-100-C or ImageNet-C.")
+    model_option = typer.Option(help="The network: resnet20, resnet18, vgg16, ...; a wrong name lists them.")
+    mean_option = typer.Option(help="Of the training images' three channels, scaled to [0, 1].")
+    std_option = typer.Option(help="Their standard deviation, likewise.")
+    training_option = typer.Option(
+        help="A folder of CIFAR's training images, on which the noise of batch statistics is measured. Left out: DATA, "
+        "if it has them.",
+        show_default=False,
+    )
+    frost_option = typer.Option(
+        help="A folder of pictures of frost (.png, .jpg), which that corruption is made from.", show_default=False
+    )
+
+    @app.command()
+    def evaluate(
+        checkpoint: Annotated[Path, checkpoint_argument],
+        data: Annotated[Path, data_argument],
+        model: Annotated[str, model_option],
+        shifts: Annotated[
+            str | None,
+            typer.Option(
+                help="none, a corruption (fog), one at a severity (fog:3), all, all:3, mixed, mixed:3; several with "
+                "commas. Left out: none, if there are clean images, and all.",
+                show_default=False,
+            ),
+        ] = None,
+        batches: Annotated[str, typer.Option(help="Images that share statistics; 'full' is all.")] = "1,8,64",
+        estimators: Annotated[
+            str, typer.Option(help="Where statistics come from: trained, batch, prior:N, stein.")
+        ] = "trained,batch,prior:16,stein",
+        images: Annotated[int, typer.Option(min=1, help="Images of each shift.")] = 1024,
+        seed: Annotated[int, typer.Option(min=0, help="Chooses the images; same seed, same numbers.")] = 0,
+        mean: Annotated[tuple[float, float, float], mean_option] = (0.485, 0.456, 0.406),
+        std: Annotated[tuple[float, float, float], std_option] = (0.229, 0.224, 0.225),
+        training_data: Annotated[Path | None, training_option] = None,
+        frost: Annotated[Path | None, frost_option] = None,
+        output: Annotated[Path, typer.Option(help="Folder of cells.jsonl, results.json, accuracy.png.")] = Path(
+            "evaluation"
+        ),
+        force: Annotated[bool, typer.Option("--force", help="Discard another run's results there.")] = False,
+    ) -> None:
+        """Print how accurate a network is on shifted images, by batch size and by where its statistics come from.
+
+        Every number is written to cells.jsonl as soon as it is known. A run that was stopped goes on when it is started
+        again, and one that is done can be asked for more shifts, batch sizes and estimators. Corruptions are made from
+        CIFAR's test images, or read from the published sets.
+
+        Exit status: 0, 1 for a damaged file, 2 for a request that makes no sense, 130 after Ctrl-C.
+
+        Examples:
+
+        - `shrinkstats evaluate resnet20.safetensors cifar-10-batches-py --model resnet20`
+
+        - `shrinkstats evaluate net.pt CIFAR-10-C --model vgg16 --training-data cifar-10-batches-py --batches 1,4,16`
+
+        - `shrinkstats evaluate net.pt . --model resnet18 --shifts none,fog:3,mixed:3 --estimators trained,stein`
+        """
+        with _one_line_errors():
+            evaluation = _evaluation()
+            rules = evaluation.request.estimators(estimators)
+            subject = evaluation.prepare(
+                checkpoint, data, model=model, images=images, seed=seed, mean=mean, std=std, training=training_data,
+                frost=frost,
+            )  # fmt: skip
+            usual = "none,all" if "none" in subject.data.shifts else "all"
+            conditions = evaluation.request.conditions(shifts or usual, subject.data)
+            sizes = evaluation.request.sizes(batches, len(subject.places))
+            cells = evaluation.begin(output, subject.settings, force=force)
+            try:
+                with evaluation.progress() as progress:
+                    evaluation.measure(subject, cells, conditions, sizes, rules, progress)
+            except KeyboardInterrupt as stopped:
+                typer.echo(f"Stopped; {len(cells)} numbers are kept in {cells.path}. Ask again to go on.", err=True)
+                raise typer.Exit(INTERRUPTED) from stopped
+            results = evaluation.write(subject, cells, conditions, sizes, list(rules))
+            typer.echo(f"Written to {output}", err=True)
+            evaluation.show(results, _console())
+
+    @app.command()
+    def shift(
+        checkpoint: Annotated[Path, checkpoint_argument],
+        data: Annotated[Path, data_argument],
+        model: Annotated[str, model_option],
+        condition: Annotated[
+            str | None,
+            typer.Option(
+                "--shift",
+                help="A corruption and severity (fog:3), mixed, mixed:3 or none. Left out: none.",
+                show_default=False,
+            ),
+        ] = None,
+        batch: Annotated[int, typer.Option(min=1, help="Images that would share statistics.")] = 64,
+        images: Annotated[int, typer.Option(min=1, help="Images to look at.")] = 1024,
+        seed: Annotated[int, typer.Option(min=0, help="Chooses the images; same seed, same numbers.")] = 0,
+        mean: Annotated[tuple[float, float, float], mean_option] = (0.485, 0.456, 0.406),
+        std: Annotated[tuple[float, float, float], std_option] = (0.229, 0.224, 0.225),
+        training_data: Annotated[Path | None, training_option] = None,
+        frost: Annotated[Path | None, frost_option] = None,
+        output: Annotated[Path | None, typer.Option(help="Also write the rows to this .csv or .json file.")] = None,
+        picture: Annotated[Path | None, typer.Option(help="Draw them over depth to this .png, .svg or .pdf.")] = None,
+        force: Annotated[bool, typer.Option("--force", help="Overwrite these files.")] = False,
+        all_rows: Annotated[bool, typer.Option("--all", help="Show every layer of a long table.")] = False,
+    ) -> None:
+        """Print how far images are, layer by layer, from those a network was trained on.
+
+        For every batch norm layer the distance between the statistics of training and of these images (1 is one
+        standard deviation), what chance would show, the weight that a Stein blend gives the batch, and the strength
+        that this and Proposition 1 of Schneider, Rusak et al. (2020) amount to.
+
+        Examples:
+
+        - `shrinkstats shift resnet20.safetensors cifar-10-batches-py --model resnet20 --shift gaussian_noise:3`
+
+        - `shrinkstats shift net.pt CIFAR-10-C --model vgg16 --shift fog:5 --output shift.csv --picture shift.png`
+        """
+        with _one_line_errors():
+            if output is not None:
+                _check_output(output, force, (".csv", ".json"))
+            if picture is not None:
+                _check_output(picture, force, PICTURES, "--picture")
+            evaluation = _evaluation()
+            subject = evaluation.prepare(
+                checkpoint, data, model=model, images=images, seed=seed, mean=mean, std=std, training=training_data,
+                frost=frost,
+            )  # fmt: skip
+            wanted = evaluation.request.conditions(condition or "none", subject.data)
+            if len(wanted) > 1:
+                raise UsageError(f"--shift: expected one shift at one severity, such as fog:3, got {condition!r}")
+            report = evaluation.compare(subject, wanted[0], min(batch, len(subject.places)))
+            if output is not None:
+                (report.to_csv if output.suffix.lower() == ".csv" else report.to_json)(output)
+            if picture is not None:
+                report.plot(picture)
+            for path in filter(None, (output, picture)):
+                typer.echo(f"Written to {path}", err=True)
+            _show_shift(report, str(wanted[0]), all_rows)
 
     @app.command()
     def demo(
@@ -310,9 +598,13 @@ def _console() -> Any:
 
 
 def _grid(
-    console: Any, first: str, names: list[str], columns: dict[str, np.ndarray[Any, Any]], all_rows: bool
+    console: Any,
+    first: str,
+    names: list[str],
+    columns: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]],
+    all_rows: bool,
 ) -> range:
-    """Print a table, its middle left out if it is long; the rows left out."""
+    """Print a table of numbers and words, its middle left out if it is long; the rows left out."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -325,11 +617,15 @@ def _grid(
     hidden = range(ENDS, total - ENDS) if not all_rows and total > 2 * ENDS + 4 else range(0)
     for i, name in enumerate(names):
         if i not in hidden:
-            grid.add_row(Text(name), *(f"{column[i]:.6g}" for column in columns.values()))
+            grid.add_row(Text(name), *(_cell(column[i]) for column in columns.values()))
         elif i == hidden.start:
             grid.add_row(*["..."] * (1 + len(columns)))
     console.print(grid)
     return hidden
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"
 
 
 def _show(table: _Table, all_rows: bool) -> None:
@@ -414,6 +710,58 @@ def _show_bounds(result: "Bounds", all_rows: bool) -> None:
 
 def _write_bounds(result: "Bounds", path: Path) -> None:
     path.write_text(json.dumps(result.content(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _show_dominance(report: "DominanceReport") -> None:
+    console, s, rows = _console(), report.settings, report.rows
+    console.print(f"{s['estimator']} against {s['baseline']}: {report.verdict.upper()}")
+    console.print(f"{report.reason}.")
+    console.print(
+        f"{s['dim']} channels, n = {s['n']}, {s['statistic']}, {s['loss']} loss, noise {s['noise']}, "
+        f"attack {s['attack'] or 'none'}, seed {s['seed']}"
+    )
+    columns: dict[str, list[Any]] = {
+        "direction": [row.direction for row in rows],
+        "estimator's risk": [row.tally.estimator for row in rows],
+        "rival's": [row.tally.baseline for row in rows],
+        "difference": [row.difference for row in rows],
+        "lower bound": [row.lower for row in rows],
+        "upper": [row.upper for row in rows],
+        "samples": [f"{row.replicates:,}" for row in rows],
+        "": [("open", "worse", "better")[row.sign] for row in rows],
+    }
+    if len(report.directions) < 2:
+        del columns["direction"]
+    if rows:
+        _grid(console, "radius", [f"{row.radius:.6g}" for row in rows], columns, True)
+    console.print("What this rests on and what it does not cover:")
+    for caveat in report.caveats:
+        console.print(f"- {caveat}.")
+    if report.interrupted:
+        console.print("Interrupted before all was drawn: the bounds hold nevertheless.")
+
+
+def _evaluation() -> Any:
+    """The package behind `evaluate` and `shift`, which needs PyTorch."""
+    try:
+        from shrinkstats.adapters import evaluation
+    except ModuleNotFoundError as error:
+        raise UsageError(f'this needs {error.name}: pip install "shrinkstats[torch,cli]"') from error
+    return evaluation
+
+
+def _show_shift(report: Any, name: str, all_rows: bool) -> None:
+    console = _console()
+    noise = "calibrated noise" if report.calibrated else "noise as each batch shows it, for want of training images"
+    console.print(f"{name}: {report.images} images in batches of {report.rows[0]['n']}; {noise}")
+    columns = {
+        key: [f"{row[key]:.3g}" for row in report.rows]
+        for key in report.rows[0]
+        if key not in ("layer", "depth", "channels", "n")
+    }
+    if hidden := _grid(console, "layer", [row["layer"] for row in report.rows], columns, all_rows):
+        console.print(f"{len(hidden)} of {len(report.rows)} layers are not shown: --all shows them.")
+    console.print(f"Mean distance {report.distance:.3g}; 1 is one standard deviation of the training data.")
 
 
 def _or_none(value: float) -> float | None:

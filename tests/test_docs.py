@@ -16,7 +16,15 @@ import shrinkstats
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
-MODULES = ["shrinkstats", "shrinkstats.estimators", "shrinkstats.adapters.torch", "shrinkstats.theory"]
+MODULES = [
+    "shrinkstats",
+    "shrinkstats.estimators",
+    "shrinkstats.adapters.torch",
+    "shrinkstats.adapters.robustness",
+    "shrinkstats.adapters.datasets",
+    "shrinkstats.adapters.models",
+    "shrinkstats.theory",
+]
 TORCH = importlib.util.find_spec("torch") is not None
 
 FENCE = re.compile(r"(?:^<!-- not executed: (?P<reason>.+?) -->\s*\n)?^```python\n(?P<code>.*?)^```$", re.M | re.S)
@@ -122,20 +130,20 @@ def test_without_torch_a_page_is_skipped_by_name():
 
 def public_names(module):
     """Name -> object, of one public module."""
-    if module.startswith("shrinkstats.adapters.torch"):
+    if module in ("shrinkstats.adapters.torch", "shrinkstats.adapters.models"):
         pytest.importorskip("torch", reason="torch is not installed")
     loaded = importlib.import_module(module)
     return {f"{module}.{name}": getattr(loaded, name) for name in loaded.__all__}
 
 
 def listed_names(text):
-    """The full names under the autosummary directives of the API reference."""
+    """The full names in the API reference: those under autosummary directives, and those described in place."""
     names, module = [], None
     for line in text.splitlines():
         if line.startswith(".. currentmodule::"):
             module = line.split()[-1]
-        elif re.fullmatch(r"   \w+", line):
-            names.append(f"{module}.{line.strip()}")
+        elif name := re.fullmatch(r"(?:\.\. py:\w+:: | {3,})(\w+)(?:\(.*\))?", line):
+            names.append(f"{module}.{name[1]}")
     return names
 
 

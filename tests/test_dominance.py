@@ -404,6 +404,28 @@ def test_files_of_other_settings_and_damaged_ones_are_refused(tmp_path):
             verify(ninety_percent, path=path, radii=[0])
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [
+        ("replicates", 7, "no run has drawn"),
+        ("direction", "north", "no run has drawn"),
+        ("replicates", 0, "no simulation has such a row"),
+        ("replicates", math.inf, "not a dominance report"),
+        ("difference_m2", -1.0, "no simulation has such a row"),
+        ("radius", -1.0, "no simulation has such a row"),
+    ],
+)
+def test_a_file_that_was_changed_is_refused(field, value, match, tmp_path):
+    path = tmp_path / "run.json"
+    verify(ninety_percent, path=path, radii=[0], budget=2 * BLOCK)
+    content = json.loads(path.read_text())
+    row = content["rows"][0]
+    (row["tally"] if field in row["tally"] else row)[field] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"run.json.*{match}"):
+        verify(ninety_percent, path=path, radii=[0])
+
+
 def test_rules_that_a_file_cannot_tell_apart_are_refused(tmp_path):
     factor = 0.5
     with pytest.raises(ValueError, match="cannot tell whether it is the same"):

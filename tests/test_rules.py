@@ -72,7 +72,7 @@ def test_a_symmetric_rule_on_the_target_stays_there():
         (lambda: JamesStein(target=float("inf")), "target"),
         (lambda: JamesStein(df=0), "df"),
         (lambda: SymmetricRule(lambda w: w)(MEANS, np.ones(6)), "one for all"),
-        (lambda: SymmetricRule(lambda w: w)(MEANS, 0.0), "positive"),
+        (lambda: SymmetricRule(lambda w: w)(MEANS, -1.0), "negative"),
     ],
 )
 def test_bad_input(build, message):

@@ -83,8 +83,8 @@ def certify(
     Parameters
     ----------
     estimator, baseline : rule or estimator
-        Rules of :mod:`shrinkstats.theory.rules`, or those of :mod:`shrinkstats.estimators`, of which the means are
-        compared.
+        Rules such as :class:`~shrinkstats.theory.JamesStein`, or those of :mod:`shrinkstats.estimators`, of which the
+        means are compared.
     dim : int
         c, the number of channels.
     n : int, optional
@@ -97,6 +97,7 @@ def certify(
     Returns
     -------
     Certificate
+        `proved` or not, and why.
 
     Raises
     ------
@@ -133,7 +134,7 @@ def certify(
     Examples
     --------
     >>> from shrinkstats.theory.certificate import certify
-    >>> from shrinkstats.theory.rules import JamesStein, SampleMean
+    >>> from shrinkstats.theory import JamesStein, SampleMean
     >>> certify(JamesStein(), SampleMean(), dim=3).proved
     True
     >>> print(certify(JamesStein(constant=2.0, positive_part=False), SampleMean(), dim=3).reason)

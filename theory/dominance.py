@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,8 @@ def verify_dominance(
     Bonferroni's inequality. They presume a finite variance: where a single
     replicate holds more than a hundredth of the squared deviations, the bound on its side is infinite.
     "dominates" and "dominated" say that every point of the grid is
-    settled, and no more; between and beyond its points only "proved" says anything.
+    settled, and no more; between and beyond its points only "proved" says anything, and a "dominated" whose reason
+    is a proof that the baseline dominates the estimator.
 
     Against WorstCase each rule meets its own adversary. It is exact (in the l2 norm) for rules that shrink by a
     factor, and for the sample mean; against others it is a search, whose losses are too small: then a rule is never
@@ -213,6 +214,8 @@ class _Search:
         self.blocks = budget // BLOCK
         self.added_at_most = len(grid) + refine
         self.dips_left = 1
+        self.reverse = certificate.get("reverse") if certificate else None  # a proof for the baseline
+        self.proved = bool(certificate and (certificate["proved"] or self.reverse))
         self.known: dict[Point, Tally] = {}
         # Against a search a rule's losses are only bounded from below.
         self.upper_known = adversary_is_exact(problem, problem.estimator)
@@ -232,7 +235,7 @@ class _Search:
         tally = self.known.get(point)
         if tally is None:
             return False
-        if self.certificate and self.certificate["proved"]:
+        if self.proved:
             return tally.replicates >= min(SEEN, self.blocks * BLOCK)
         return tally.replicates // BLOCK >= self.blocks or self.row(point).sign != 0
 
@@ -289,7 +292,9 @@ class _Search:
         rows = self.rows()
         verdict, reason = judge(rows, self.certificate) if rows else ("undecided", "nothing was drawn yet")
         missing = [p for p in self.points if p not in self.known]
-        if missing and verdict in ("dominates", "dominated"):
+        if rows and self.reverse:
+            verdict, reason = _judge_reverse(rows, self.reverse)
+        elif missing and verdict in ("dominates", "dominated"):
             verdict, reason = "undecided", f"{reason}, but {len(missing)} points were not looked at"
         return DominanceReport(
             verdict, reason, rows, crossings(rows), self.certificate, self.caveats(rows), self.settings, interrupted
@@ -297,7 +302,7 @@ class _Search:
 
     def caveats(self, rows: tuple[Row, ...]) -> tuple[str, ...]:
         found = []
-        if not (self.certificate and self.certificate["proved"]) and rows:
+        if rows and not self.proved:
             ends = min(row.radius for row in rows), max(row.radius for row in rows)
             found.append(
                 f"seen on a grid of radii from {ends[0]:g} to {ends[1]:g}, not between its points and not beyond; "
@@ -325,6 +330,10 @@ class _Search:
                 f"{path} holds a report of other settings ({', '.join(different)}): "
                 "name another file, or remove it to start over"
             )
+        known = self.settings["directions"]
+        strange = [row for row in found.rows if row.tally.replicates % BLOCK or row.direction not in known]
+        if strange:
+            raise ValueError(f"{path} says what no run has drawn ({strange[0]}): remove it to start over")
         self.known = {Point(row.radius, row.direction): row.tally for row in found.rows}
 
 
@@ -338,8 +347,15 @@ def _beside_dips(rows: tuple[Row, ...]) -> list[Point]:
     return found
 
 
+def _judge_reverse(rows: tuple[Row, ...], reverse: dict[str, Any]) -> tuple[str, str]:
+    """Verdict and reason where the baseline is proved to dominate: `judge`, seen from the other side."""
+    mirrored = tuple(replace(row, lower=-row.upper, upper=-row.lower) for row in rows)
+    verdict, reason = judge(mirrored, reverse)
+    return ("dominated", f"the baseline is better {reason}") if verdict == "proved" else (verdict, reason)
+
+
 def _certificate(problem: Problem) -> dict[str, Any] | None:
-    """What can be proved, where a theorem may speak of the problem at all."""
+    """What can be proved, where a theorem may speak of the problem at all; "reverse" is a proof for the baseline."""
     known = problem.known_variance
     applies = (
         isinstance(problem.noise, Gaussian)
@@ -355,7 +371,8 @@ def _certificate(problem: Problem) -> dict[str, Any] | None:
     if known is not None and any(isinstance(rule, Estimator) and rule != BatchStatistics() for rule in rules):
         return None  # the theorem about these is for the noise that they estimate
     df = math.inf if known is not None else problem.dim * (problem.n - 1)
-    return asdict(certify(*rules, dim=problem.dim, n=problem.n, noise_df=df))
+    found, reverse = (certify(*pair, dim=problem.dim, n=problem.n, noise_df=df) for pair in (rules, rules[::-1]))
+    return {**asdict(found), "reverse": asdict(reverse)} if reverse.proved else asdict(found)
 
 
 # The question in words.

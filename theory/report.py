@@ -162,6 +162,7 @@ class DominanceReport:
         Returns
         -------
         matplotlib figure
+            As drawn.
         """
         from shrinkstats.theory.picture import draw
 
@@ -197,26 +198,33 @@ class DominanceReport:
             report = cls(rows=rows, crossings=crossings, caveats=tuple(content.pop("caveats")), **content)
             if report.verdict not in VERDICTS or not isinstance(report.settings, dict):
                 raise ValueError("no verdict, or no settings")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a dominance report as DominanceReport.save writes it: {error}") from error
         return report
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DominanceReport:
         """What :meth:`save` wrote."""
-        return cls.from_json(Path(path).read_text())
+        try:
+            return cls.from_json(Path(path).read_text())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def _row(content: dict[str, Any]) -> Row:
     tally = content["tally"]
     numbers = [float(tally[name]) for name in Tally._fields[1:]]
-    return Row(
+    row = Row(
         float(content["radius"]),
         str(content["direction"]),
         float(content["lower"]),
         float(content["upper"]),
         Tally(int(tally["replicates"]), *numbers),
     )
+    squares = (row.tally.estimator_m2, row.tally.baseline_m2, row.tally.difference_m2)
+    if not 0 <= row.radius < math.inf or row.tally.replicates < 1 or any(m2 < 0 for m2 in squares):
+        raise ValueError(f"no simulation has such a row: {content}")
+    return row
 
 
 def _plain(value: Any) -> Any:

@@ -28,7 +28,7 @@ class SampleMean:
 
     Examples
     --------
-    >>> from shrinkstats.theory.rules import SampleMean
+    >>> from shrinkstats.theory import SampleMean
     >>> SampleMean()([1.0, 2.0], 0.5)
     array([1., 2.])
     """
@@ -65,7 +65,7 @@ class JamesStein:
 
     Examples
     --------
-    >>> from shrinkstats.theory.rules import JamesStein
+    >>> from shrinkstats.theory import JamesStein
     >>> JamesStein()([1.0, -2.0, 0.5, 3.0], 0.8).round(3)
     array([ 0.888, -1.775,  0.444,  2.663])
     """
@@ -127,7 +127,7 @@ class ChannelJamesStein:
 
     Examples
     --------
-    >>> from shrinkstats.theory.rules import ChannelJamesStein
+    >>> from shrinkstats.theory import ChannelJamesStein
     >>> ChannelJamesStein()([0.3, -1.1, 2.0, 0.7, 1.4], 0.0).round(4)
     array([ 0.1922, -0.7046,  1.281 ,  0.4484,  0.8967])
     """
@@ -156,7 +156,7 @@ class SymmetricRule:
     Examples
     --------
     >>> import numpy as np
-    >>> from shrinkstats.theory.rules import SymmetricRule
+    >>> from shrinkstats.theory import SymmetricRule
     >>> smooth = SymmetricRule(lambda w: 8 * (1 - np.exp(-w / 8)))  # a smooth positive part in 10 dimensions
     >>> print(smooth(np.ones(10), 1.0).round(3)[0])
     0.429
@@ -167,18 +167,22 @@ class SymmetricRule:
 
     def __call__(self, mean: ArrayLike, noise: ArrayLike) -> Vector:
         """The estimate, from means (..., c) and their common noise, a number or (..., 1)."""
-        deviation = np.asarray(mean, dtype=np.float64) - self.target
+        mean = np.asarray(mean, dtype=np.float64)
+        deviation = mean - self.target
         noise = np.asarray(noise, dtype=np.float64)
         if noise.ndim and noise.shape[-1] != 1:
             raise ValueError(
                 f"noise of shape {noise.shape} has a value for every channel; a symmetric rule takes one for all: "
                 "a number, or a last axis of 1"
             )
-        if not np.all(noise > 0):
-            raise ValueError(f"noise must be positive, got {np.min(noise):g}")
-        w = np.sum(deviation**2, axis=-1, keepdims=True) / noise
-        safe = np.where(w > 0, w, 1.0)
-        return self.target + np.where(w > 0, 1 - self.formula(safe) / safe, 0.0) * deviation
+        if not np.all(noise >= 0):
+            raise ValueError(f"noise must not be negative, got {np.min(noise):g}")
+        squares = np.sum(deviation**2, axis=-1, keepdims=True)
+        noisy = noise > 0  # means without noise are right as they are
+        w = squares / np.where(noisy, noise, 1.0)
+        safe = np.where(noisy & (w > 0), w, 1.0)
+        shrunk = self.target + (1 - self.formula(safe) / safe) * deviation
+        return np.where(noisy, shrunk, mean)
 
     def amount(self, w: Any, dim: int) -> Any:
         """a(w)."""

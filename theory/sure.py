@@ -96,7 +96,7 @@ def symmetric_unbiased_risk(
     Parameters
     ----------
     amount, slope : array broadcastable to `w`
-        a and its derivative, at w. James-Stein is c - 2 and 0; a rule of :mod:`shrinkstats.theory.rules` has a
+        a and its derivative, at w. James-Stein is c - 2 and 0; a :class:`~shrinkstats.theory.JamesStein` has a
         method for the first.
     w : array of any shape
         Squared distances from the target over the noise, above 0.
@@ -108,6 +108,7 @@ def symmetric_unbiased_risk(
     Returns
     -------
     array of the shape of `w`
+        In units of the variance of one mean.
 
     Raises
     ------
