@@ -1,0 +1,95 @@
+"""What was measured so far, kept on disk so that a run that was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkstats._files import UsageError, whole
+
+LAST = 5  # from here on, a rank is not among the first five, and not told apart
+
+
+class Cell(NamedTuple):
+    """What one number belongs to; `batch` is 0 for trained statistics, which do not see it."""
+
+    shift: str
+    severity: int
+    batch: int
+    estimator: str
+
+
+class Cells(dict[Cell, str]):
+    """The rank of every image's class, a digit each, by cell; in memory and in a file of JSON lines.
+
+    Parameters
+    ----------
+    path : Path
+        The file. The first line holds the settings, every other one a cell.
+    settings : dict
+        What the numbers depend on.
+    force : bool
+        Begin anew where a file holds cells of other settings.
+
+    Raises
+    ------
+    UsageError
+        If it does, and `force` is false.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], *, force: bool = False) -> None:
+        super().__init__()
+        self.path = path
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        before = _parsed(lines[0]) if lines else {}
+        other = [name for name in settings if before.get(name, ...) != settings[name]]
+        if other and lines and not force:
+            now, then = (str(v.get(other[0], "nothing")) for v in (settings, before))
+            raise UsageError(
+                f"{path} is of another run: {other[0]} was {then[:60]}, now {now[:60]}; "
+                "choose another --output, or --force to discard it"
+            )
+        for line in lines[1:] if not other else []:
+            self._take(_parsed(line), settings["images"])
+        with whole(path) as temporary:  # without a line that was cut off
+            content = [json.dumps(settings), *(_line(cell, ranks) for cell, ranks in self.items())]
+            temporary.write_text("\n".join(content) + "\n", encoding="utf-8")
+
+    def add(self, cell: Cell, ranks: NDArray[np.int64]) -> None:
+        """Keep a cell, from now on."""
+        self[cell] = "".join(map(str, np.minimum(ranks, LAST)))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(cell, self[cell]) + "\n")
+
+    def ranks(self, cell: Cell) -> NDArray[np.int64]:
+        """The ranks of a cell; `LAST` stands for all from there on."""
+        return np.array(list(self[cell]), dtype=np.int64)
+
+    def _take(self, row: dict[str, Any], images: int) -> None:
+        """A line of the file, unless it is not one that `add` wrote whole."""
+        values, ranks = [row.get(name) for name in Cell._fields], row.get("ranks")
+        kinds = [str, int, int, str]
+        if (
+            list(map(type, values)) == kinds
+            and isinstance(ranks, str)
+            and set(ranks) <= set("012345")
+            and len(ranks) == images - images % max(values[2], 1)
+        ):
+            self[Cell(*values)] = ranks
+
+
+def _line(cell: Cell, ranks: str) -> str:
+    return json.dumps({**cell._asdict(), "ranks": ranks})
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):  # cut off, or not ours
+        return {}
+    return content if isinstance(content, dict) else {}
