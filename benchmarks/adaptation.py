@@ -187,7 +187,8 @@ def draw(result: Row, path: Path) -> None:
     )
     middle.set_xticks(range(len(names)), [name[2:].replace("inf", "∞") for name in names], fontsize=8)
     middle.set(xlabel="strength N, the same everywhere", title="by strength")
-    shifts = list(dict.fromkeys(cell[:2] for cell in table))
+    order = ["none", *result["corruptions"]]
+    shifts = sorted({cell[:2] for cell in table}, key=lambda shift: (order.index(shift[0]), shift[1]))
     fixed = [rule for rule in found["mean_accuracy"] if rule != STEIN]
     regret = [[100 * (max(table[(*s, n)][r] for r in fixed) - table[(*s, n)][STEIN]) for n in sizes] for s in shifts]
     bound = max(1.0, float(np.abs(regret).max()))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks import cifar
 from benchmarks.adaptation import NO_ASSETS, STEIN, TRAINED
@@ -24,18 +25,21 @@ from shrinkstats.adapters.robustness.protocols import ranks
 from shrinkstats.adapters.torch import adapt, reset
 from shrinkstats.estimators import Estimator, PriorBlend, SteinBlend
 
-RULES: dict[str, Estimator | None] = {
-    TRAINED: None,
+RULES: dict[str, Estimator] = {
     "N=0": PriorBlend(0.0),
     "N=16": PriorBlend(16.0),
     STEIN: SteinBlend(),
 }
 
 
-def standard_error(right: np.ndarray, batch: int) -> float:
-    """Of the mean: batches are independent, images of one are not."""
-    batches = right.reshape(-1, batch).mean(1)
-    return float(batches.std(ddof=1) / np.sqrt(len(batches)))
+def compared(right: NDArray[np.bool_], trained: NDArray[np.bool_], batch: int) -> dict[str, float]:
+    """Accuracy, and how much it is above the trained network's on the same images.
+
+    The standard error is over batches: images of one are not independent.
+    """
+    above = (right.astype(float) - trained).reshape(-1, batch).mean(1)
+    error = above.std(ddof=1) / np.sqrt(len(above))
+    return {"accuracy": float(right.mean()), "above": float(above.mean()), "standard_error": float(error)}
 
 
 def main() -> None:
@@ -62,17 +66,16 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for order, (images, y) in orders.items():
         loader = [(prepare(images), torch.from_numpy(y))]
-        for batch in args.batches:
-            for name, rule in RULES.items():
-                if rule is None:
-                    reset(net)
-                else:
-                    adapt(net, rule)
-                with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
-                    right = ranks(net, loader, batch) == 0
-                row = {"order": order, "batch": batch, "rule": name, "accuracy": float(right.mean())}
-                rows.append({**row, "standard_error": standard_error(right, batch)})
-                print(f"{order} {batch:3d} {name:>10}  {row['accuracy']:.3f}", flush=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+            trained = ranks(reset(net), loader, 1) == 0
+            for batch in args.batches:
+                found = {
+                    TRAINED: trained,
+                    **{name: ranks(adapt(net, r), loader, batch) == 0 for name, r in RULES.items()},
+                }
+                for name, right in found.items():
+                    rows.append({"order": order, "batch": batch, "rule": name, **compared(right, trained, batch)})
+                    print(f"{order} {batch:3d} {name:>10}  {rows[-1]['accuracy']:.3f}", flush=True)
     print(f"recorded in {save('mixed_set', {**settings, 'sets': len(sets), 'rows': rows})}")
 
 
