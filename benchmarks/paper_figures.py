@@ -187,7 +187,7 @@ def figure5(result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     axes[0, 0].set_title("bounds of Proposition 1")
     axes[0, 1].set_title("measured")
     axes[0, 2].set_title("best strength")
-    axes[0, 2].legend(frameon=False, fontsize=7, loc="upper right")
+    axes[0, 2].legend(frameon=False, fontsize=7, loc="lower right")
     for axis in axes[-1, :2]:
         axis.set_xlabel("strength N")
     finish(figure, axes[0, 0], "paper_figure5", 4)

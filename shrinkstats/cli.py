@@ -275,7 +275,7 @@ def application() -> "typer.Typer":
         - `shrinkstats dominance gamma-stein --statistic var --dim 8 -n 16 --loss entropy --resume run.json`
         """
         with _one_line_errors():
-            from shrinkstats import _dominance
+            from shrinkstats.theory import command
 
             for option, path, overwrite, formats in (
                 ("--output", output, force, (".json",)),
@@ -285,23 +285,23 @@ def application() -> "typer.Typer":
                 if path is not None:
                     _check_output(path, overwrite, formats, option)
             if picture is not None:
-                _dominance.check_picture()
+                command.check_picture()
             if statistic not in ("mean", "var"):
                 raise UsageError(f"--statistic must be mean or var, got {statistic!r}")
             if against is None and against_constant is not None:
                 raise UsageError("--against-constant needs --against, the rule it is of")
             rival = against or {"mean": "sample-mean", "var": "sample-variance"}[statistic]
-            report = _dominance.verify(
-                _dominance.rule("ESTIMATOR", estimator, constant, statistic),
-                baseline=_dominance.rule("--against", rival, against_constant, statistic),
+            report = command.verify(
+                command.rule("ESTIMATOR", estimator, constant, statistic),
+                baseline=command.rule("--against", rival, against_constant, statistic),
                 dim=dim,
                 n=samples,
                 statistic=statistic,
-                radii=_dominance.radii(radii),
-                noise=_dominance.noise(noise),
-                attack=_dominance.attack(attack, strength, common, worst_case),
+                radii=command.radii(radii),
+                noise=command.noise(noise),
+                attack=command.attack(attack, strength, common, worst_case),
                 known_variance=known_variance,
-                loss=_dominance.loss(loss),
+                loss=command.loss(loss),
                 confidence=confidence,
                 seed=seed,
                 budget=budget,

@@ -43,7 +43,9 @@ def read_cifar10(folder: str | Path, split: str = "test") -> Labelled:
     Returns
     -------
     images : uint8 array of shape (n, 3, 32, 32)
+        In the order of the files.
     labels : int64 array of shape (n,)
+        The classes, 0 to 9.
 
     Raises
     ------
@@ -71,6 +73,7 @@ def read_cifar100(folder: str | Path, split: str = "test") -> Labelled:
     Returns
     -------
     images : uint8 array of shape (n, 3, 32, 32)
+        In the order of the files.
     labels : int64 array of shape (n,)
         The fine labels, 0 to 99.
 

@@ -28,6 +28,7 @@ def read_cifar10c(folder: str | Path, name: str, severity: int) -> Labelled:
     images : uint8 array of shape (n, 3, 32, 32)
         A view of the file, which is read where images are used.
     labels : int64 array of shape (n,)
+        The classes, 0 to 9.
 
     Raises
     ------

@@ -134,6 +134,7 @@ def corrupt(
     Returns
     -------
     uint8 array of the shape of `images`
+        The corrupted images.
 
     Raises
     ------

@@ -108,6 +108,7 @@ class ShiftReport:
         Returns
         -------
         matplotlib.figure.Figure
+            Three panels above each other: distances, weights, strengths.
         """
         from matplotlib.figure import Figure
 
@@ -165,6 +166,7 @@ def shift_report(model: Model, loader: Iterable[Any]) -> ShiftReport:
     Returns
     -------
     ShiftReport
+        A row for every layer, and the mean distance.
 
     Raises
     ------
