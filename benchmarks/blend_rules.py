@@ -59,6 +59,7 @@ class Seen(NamedTuple):
     excess: Vector  # the same less 1, the bias of small batches subtracted
     noise: Vector  # variance of the shift by chance
     noise_sd: Vector  # variance of the ratio by chance
+    n: float  # images in the batch
 
 
 Rule = Callable[[Seen], tuple[Vector, Vector]]  # gives the mean and the variance to take, in the same units
@@ -76,7 +77,8 @@ class Tried(Estimator):
         sd = np.sqrt(prior.var)
         raw, bias = np.sqrt(moments.var()) / sd, prior.noise.sd_bias
         shift = (moments.mean - prior.mean) / sd
-        seen = Seen(shift, raw, raw / (1 + bias), raw - 1 - bias, prior.noise.mean / prior.var, prior.noise.sd)
+        noise = prior.noise.mean / prior.var
+        seen = Seen(shift, raw, raw / (1 + bias), raw - 1 - bias, noise, prior.noise.sd, moments.samples)
         mean, var = self.rule(seen)
         return Statistics(prior.mean + sd * mean, prior.var * var)
 
@@ -93,17 +95,22 @@ def weight_per_channel(deviation: Vector, noise: Vector) -> Vector:
     return variance / (variance + noise)
 
 
+def most(seen: Seen, samples: float = 1.0) -> float:
+    """The largest weight of the batch, where the training data count as this many samples at least."""
+    return seen.n / (seen.n + samples)
+
+
 def variances(seen: Seen, *, kappa: float = 1.0, weight: Callable[..., Vector] = weight) -> tuple[Vector, Vector]:
     """Means and variances blended, the latter with the weight of the standard deviations."""
-    w = weight(seen.shift, kappa * seen.noise)
-    w_spread = weight(seen.excess, seen.noise_sd)
+    w = most(seen) * weight(seen.shift, kappa * seen.noise)
+    w_spread = most(seen) * weight(seen.excess, seen.noise_sd)
     return w * seen.shift, 1 - w_spread + w_spread * seen.raw**2
 
 
 def subtracted_bias(seen: Seen) -> tuple[Vector, Vector]:
     """Standard deviations blended, their bias subtracted."""
-    sd = np.maximum(0, 1 + weight(seen.excess, seen.noise_sd) * seen.excess)
-    return weight(seen.shift, seen.noise) * seen.shift, sd**2
+    sd = np.maximum(0, 1 + most(seen) * weight(seen.excess, seen.noise_sd) * seen.excess)
+    return most(seen) * weight(seen.shift, seen.noise) * seen.shift, sd**2
 
 
 def one(seen: Seen) -> float:
@@ -137,11 +144,12 @@ def deviations(
     mean: Callable[[Seen], Any] = channel,
     sd: Callable[[Seen], Any] = layer,
     kappa: float = 1.0,
-    kappa_sd: float = 1.5,
+    kappa_sd: float = 1.0,
+    samples: float = 1.0,
 ) -> tuple[Vector, Vector]:
     """Standard deviations blended, the bias divided out; `mean` and `sd` say how their noise grows. The rule itself."""
-    w = weight(seen.shift, seen.noise * mean(seen), kappa)
-    w_sd = weight(seen.ratio - 1, seen.noise_sd * sd(seen), kappa_sd)
+    w = most(seen, samples) * weight(seen.shift, seen.noise * mean(seen), kappa)
+    w_sd = most(seen, samples) * weight(seen.ratio - 1, seen.noise_sd * sd(seen), kappa_sd)
     return w * seen.shift, (1 + w_sd * (seen.ratio - 1)) ** 2
 
 
@@ -149,7 +157,7 @@ def self_consistent(seen: Seen) -> tuple[Vector, Vector]:
     """As `deviations`; spread that a small batch hides in its mean counts as far as the blended mean leaves it in."""
     shift, var = deviations(seen)
     inside = np.minimum(1, (seen.raw / seen.ratio) ** 2)
-    w = weight(seen.shift, seen.noise * channel(seen))
+    w = most(seen) * weight(seen.shift, seen.noise * channel(seen))
     return shift, var * (inside + (1 - w) ** 2 * (1 - inside))
 
 
@@ -166,9 +174,12 @@ TRIED: dict[str, Rule] = {
     "noise of the sd grows by channel": partial(deviations, sd=channel),
     "noise grows half as fast": partial(deviations, mean=root, sd=root),
     "noise grows, never falls": partial(deviations, mean=up, sd=up),
+    "training data count as no sample": partial(deviations, samples=0.0),
+    "the same, factor 1.5 on the sd's noise": partial(deviations, samples=0.0, kappa_sd=1.5),
+    "training data count as half a sample": partial(deviations, samples=0.5),
+    "training data count as two samples": partial(deviations, samples=2.0),
     "factor 0.75 on the sd's noise": partial(deviations, kappa_sd=0.75),
-    "factor 1 on the sd's noise": partial(deviations, kappa_sd=1.0),
-    "factor 2 on the sd's noise": partial(deviations, kappa_sd=2.0),
+    "factor 1.5 on the sd's noise": partial(deviations, kappa_sd=1.5),
     "factor 0.75 on the mean's noise": partial(deviations, kappa=0.75),
     "factor 1.25 on the mean's noise": partial(deviations, kappa=1.25),
 }

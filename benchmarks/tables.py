@@ -305,6 +305,26 @@ def mixed_set() -> str:
     return markdown(("batches", *map(_rule, rules)), rows) + text + source(result)
 
 
+def streams() -> str:
+    """Memory of a stream of small batches."""
+    result = load("streams")
+    rows = [
+        (
+            str(r["batch"]),
+            {0: "trained statistics", None: "every batch alone"}.get(r["memory"], f"memory {r['memory']}"),
+            f"{100 * r['accuracy']:.1f}%",
+            f"{100 * r['early']:.1f}%",
+        )
+        for r in result["rows"]
+    ]
+    shifts = ", ".join(
+        f"{name.replace('_', ' ')} {severity}" if severity else name for name, severity in result["shifts"]
+    )
+    head = ("images in a batch", "statistics", "all images", f"the first {result['early']} after a change")
+    text = f"\n\nOne after the other, {result['images']} images each: {shifts}."
+    return markdown(head, rows) + text + source(result)
+
+
 def blend_rules() -> str:
     """What was tried for the Stein blend."""
     result = load("blend_rules")
@@ -350,6 +370,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "adaptation_shifts": adaptation_shifts,
     "adaptation_losses": adaptation_losses,
     "mixed_set": mixed_set,
+    "streams": streams,
     "blend_rules": blend_rules,
     "shift": shift,
 }

@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from shrinkstats._arrays import Array, namespace, positive_number
-from shrinkstats.mean import shrink, shrink_by_channels
+from shrinkstats.mean import pull_by_channels, shrink, shrink_by_channels
 from shrinkstats.moments import Moments, Statistics
-from shrinkstats.prior import Prior, SamplingNoise, as_prior, blend, stein_blend
+from shrinkstats.prior import Prior, as_prior, blend, shrunken_blend, stein_blend
 from shrinkstats.regularized import STRENGTH, lasso_statistics, ridge_statistics
 from shrinkstats.variance import shrink_variances
 
 __all__ = [
     "BatchStatistics",
     "Estimator",
+    "JSNorm",
     "Lasso",
+    "MinMaxNorm",
     "PriorBlend",
     "Ridge",
     "RobustNorm",
@@ -185,13 +187,95 @@ class Stein(Estimator):
 
 
 @dataclass(frozen=True)
+class JSNorm(Estimator):
+    r"""JSNorm: means and variances, each shrunken by the spread between the channels.
+
+    The factor is :math:`1 - (c-2) \operatorname{Var}_{channels}(m) / \sum_i m_i^2`, the variance biased (ddof=0), and
+    the same with the variances for m. Both lie in [2/c, 1]. With fewer than 3 channels they are 1.
+
+    ``Stein(mean="channel", var="channel")`` multiplies the noise by c/(c+1). What
+    :func:`shrinkstats.channel_james_stein` says of such a noise holds here too: the estimates are not consistent.
+
+    References
+    ----------
+    Khoshsirat & Kambhamettu (WACV 2024), "Improving normalization with the James-Stein estimator".
+
+    Examples
+    --------
+    >>> import numpy as np, shrinkstats
+    >>> from shrinkstats.estimators import JSNorm
+    >>> batch = shrinkstats.moments(np.array([[1.0, -1.0, 2.0, 0.0], [3.0, 1.0, 4.0, 2.0]]))
+    >>> center, scale = JSNorm()(batch)
+    >>> print(batch.mean, center.round(3))
+    [2. 0. 3. 1.] [1.643 0.    2.464 0.821]
+    """
+
+    uses_extremes: ClassVar[bool] = False
+    uses_prior: ClassVar[bool] = False
+
+    def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
+        """The shrunken mean and variance."""
+        xp = namespace(mean=moments.mean)
+        return Statistics(*(shrink_by_channels(v, xp, correction=0).estimate for v in (moments.mean, moments.var())))
+
+    def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
+        """Of the two factors."""
+        xp = namespace(mean=moments.mean)
+        mean = pull_by_channels(moments.mean, g.mean, xp, correction=0)
+        var = pull_by_channels(moments.var(), g.var, xp, correction=0)
+        return Cotangent(mean=mean, m2=var / moments.count)
+
+
+@dataclass(frozen=True)
+class MinMaxNorm(Estimator):
+    """Min-max rescaling to [0, 1]: (x - min) / (max - min + eps).
+
+    Where :class:`RobustNorm` came from: equation 11 of its paper. Running statistics are those of minimum and range.
+
+    References
+    ----------
+    ICLR 2020 submission "Towards an adversarially robust normalization approach".
+
+    Examples
+    --------
+    >>> import numpy as np, shrinkstats
+    >>> from shrinkstats.estimators import MinMaxNorm
+    >>> print(shrinkstats.normalize(np.array([[3.0], [5.0], [11.0]]), MinMaxNorm(), eps=0.0).ravel())
+    [0.   0.25 1.  ]
+    """
+
+    uses_prior: ClassVar[bool] = False
+
+    def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
+        """The minimum and the range."""
+        return Statistics(moments.minimum, moments.maximum - moments.minimum)
+
+    def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
+        """Of a minimum and a range."""
+        return Cotangent(minimum=g.mean - g.var, maximum=g.var)
+
+    def scale(self, spread: Array, eps: float) -> Array:
+        """Range + eps."""
+        return spread + eps
+
+    def scale_gradient(self, spread: Array, scale: Array) -> Array:
+        """One."""
+        return namespace(spread=spread).ones_like(spread)
+
+    def tracked(self, spread: Array, count: int) -> Array:
+        """The range itself."""
+        return spread
+
+
+@dataclass(frozen=True)
 class RobustNorm(Estimator):
     """Center by the mean, divide by a power of the range: (x - mean) / ((max - min)^power + eps).
 
     Parameters
     ----------
     power : float
-        Above 0; 0.2 as published. By Popoviciu's inequality the range is at least twice the standard deviation.
+        Above 0; 0.2 as published (equation 14 of the paper), 1 is its equation 12. By Popoviciu's inequality the range
+        is at least twice the standard deviation.
 
     References
     ----------
@@ -329,13 +413,19 @@ class PriorBlend(Estimator):
 class SteinBlend(Estimator):
     """:func:`shrinkstats.stein_blend` with the training statistics: no strength to choose.
 
-    The noise is the prior's, where it was calibrated (:class:`shrinkstats.Prior`), else the batch's own estimate,
-    which is poor for two samples and too small for one.
+    The noise is the prior's, where it was calibrated (:class:`shrinkstats.Prior`), and the training data then count
+    as one sample at least: for a batch of n, Stein's weights are multiplied by n/(n + 1). Without calibration the
+    noise is the batch's own estimate, which is poor for two samples and too small for one.
 
     Parameters
     ----------
     kappa : float
         Factor on the noise; 1 is Stein's.
+
+    Notes
+    -----
+    Chance moves all channels of a layer together, so that a single image often looks like a shift; n/(n + 1) holds
+    its weight back. Found on images (`benchmarks/blend_rules.py`).
     """
 
     uses_extremes: ClassVar[bool] = False
@@ -349,12 +439,12 @@ class SteinBlend(Estimator):
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The blend of both."""
         source = _required(self, prior)
-        noise: SamplingNoise | Array | None = source.noise
-        if noise is None:
-            if moments.count == 1:
-                raise ValueError("one observation per channel says nothing of its own noise: calibrate the prior first")
-            noise = moments.noise
-        return stein_blend(Statistics(source.mean, source.var), moments, noise=noise, kappa=self.kappa)
+        trained = Statistics(source.mean, source.var)
+        if source.noise is not None:
+            return shrunken_blend(trained, moments, source.noise, self.kappa, moments.samples)
+        if moments.count == 1:
+            raise ValueError("one observation per channel says nothing of its own noise: calibrate the prior first")
+        return stein_blend(trained, moments, noise=moments.noise, kappa=self.kappa)
 
 
 def _required(estimator: Estimator, prior: Prior | None) -> Prior:

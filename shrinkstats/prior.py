@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,6 @@ import numpy as np
 from shrinkstats._arrays import Array, Namespace, as_real, check_channels, namespace, nonnegative, positive_number
 from shrinkstats.mean import shrinkage_factor
 from shrinkstats.moments import Moments, Statistics, as_pair, as_statistics
-
-SPREAD_FACTOR = 1.5  # on the noise of standard deviations; found on images: 1 has worse single cases, 2 a worse mean
 
 
 class SamplingNoise(NamedTuple):
@@ -124,13 +123,12 @@ def stein_blend(
     With :class:`SamplingNoise` the standard deviation is corrected for the bias of small batches and has a weight
     of its own. The ratio :math:`r = \sigma_t / (\sigma_s (1 + b))` is 1 but for chance without shift. Data that
     vary more than the training data have statistics that vary more, so the noise grows with :math:`r^2`; u is the
-    calibrated variance of the standard deviation in units of :math:`\sigma_s`, b its bias. The factor 3/2 was found on
-    images: chance moves the standard deviations of a layer together, so that they look like a shift more easily:
+    calibrated variance of the standard deviation in units of :math:`\sigma_s`, b its bias:
 
     .. math::
 
         w = \Bigl(1 - \kappa \frac{\sum_i r_i^2 v_i}{\sum_i d_i^2}\Bigr)_+, \qquad
-        w' = \Bigl(1 - \tfrac32 \kappa \frac{\overline{r^2} \sum_i u_i}{\sum_i (r_i - 1)^2}\Bigr)_+, \qquad
+        w' = \Bigl(1 - \kappa \frac{\overline{r^2} \sum_i u_i}{\sum_i (r_i - 1)^2}\Bigr)_+, \qquad
         \sigma = \sigma_s (1 + w' (r - 1)) .
 
     Parameters
@@ -160,6 +158,9 @@ def stein_blend(
     This is an empirical-Bayes rule: the channels of a layer are strongly correlated, so no dominance is claimed.
     Channels whose training variance is zero have no unit to measure a shift in; they do not vote on the weights.
 
+    In a network, where the samples are images, :class:`shrinkstats.estimators.SteinBlend` counts the training data
+    as one of them.
+
     References
     ----------
     New here; the blend is that of Schneider, Rusak et al. (2020), the weight James & Stein's (1961) with its
@@ -177,8 +178,13 @@ def stein_blend(
         if not isinstance(target, Moments):
             raise ValueError("noise is missing: pass noise=, or Moments as target, which estimate their own")
         noise = target.noise
-    kappa = 0.0 if kappa == 0 else positive_number("kappa", kappa)
-    quick = _compiled(source, target, noise, kappa)
+    return shrunken_blend(source, target, noise, 0.0 if kappa == 0 else positive_number("kappa", kappa))
+
+
+def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float = math.inf) -> Statistics:
+    """:func:`stein_blend`; if the batch has n samples, the training data count as one of n + 1 at least."""
+    share = 1 / (1 + 1 / n)
+    quick = _compiled(source, target, noise, kappa, share)
     if quick is not None:
         return quick
     xp, source, target = as_pair(source, target)
@@ -190,7 +196,7 @@ def stein_blend(
         if name != "sd_bias":
             checked[name] = nonnegative(f"noise.{name}", x, xp)
     weights = blend_weights(source, target, SamplingNoise(*(checked.get(k) for k in SamplingNoise._fields)), kappa, xp)
-    w, w_spread = (v[..., None] for v in weights)
+    w, w_spread = (share * v[..., None] for v in weights)
     mean = source.mean + w * (target.mean - source.mean)
     if "sd" not in checked:
         return Statistics(mean, (1 - w_spread) * source.var + w_spread * target.var)
@@ -198,7 +204,7 @@ def stein_blend(
     return Statistics(mean, sd * sd)
 
 
-def _compiled(source: Any, target: Any, noise: Any, kappa: float) -> Statistics | None:
+def _compiled(source: Any, target: Any, noise: Any, kappa: float, share: float) -> Statistics | None:
     """The blend of ordinary NumPy vectors with calibrated noise, which is what a network asks for; else None."""
     if not (isinstance(source, Statistics) and isinstance(target, Moments) and isinstance(noise, SamplingNoise)):
         return None
@@ -212,14 +218,14 @@ def _compiled(source: Any, target: Any, noise: Any, kappa: float) -> Statistics 
         return None
     from shrinkstats.kernels import blend as compiled
 
-    found = compiled.stein_blend(source, (mean, target.var()), noise, kappa, SPREAD_FACTOR * kappa)
+    found = compiled.stein_blend(source, (mean, target.var()), noise, kappa, share)
     return None if found is None else Statistics(*found)
 
 
 def blend_weights(
     source: Statistics, target: Statistics, noise: SamplingNoise, kappa: float, xp: Namespace
 ) -> tuple[Array, Array]:
-    """The batch's weights for mean and variance, or standard deviation, on arguments that were checked."""
+    """Stein's weights for mean and variance, or standard deviation, on arguments that were checked."""
     votes = source.var > 0
     votes = votes | xp.isnan(source.var)
     one, zero = xp.ones_like(source.var), xp.zeros_like(source.var)
@@ -238,7 +244,7 @@ def blend_weights(
     ratio = xp.where(votes, unbiased_sd(source, target, noise.sd_bias, xp) / sd, zero)
     squares = ratio * ratio
     grown = xp.sum(squares, axis=-1, keepdims=True) / xp.sum(xp.astype(votes, squares.dtype), axis=-1, keepdims=True)
-    return weight(shift, noise.mean / var * squares), weight(ratio - 1, SPREAD_FACTOR * noise.sd * grown)
+    return weight(shift, noise.mean / var * squares), weight(ratio - 1, noise.sd * grown)
 
 
 def unbiased_sd(source: Statistics, target: Statistics, bias: Array, xp: Namespace) -> Array:

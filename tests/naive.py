@@ -61,6 +61,17 @@ def channel_james_stein(values):
     return np.array([factor * v for v in values])
 
 
+def js_norm(values):
+    c = len(values)
+    if c < 3:
+        return np.asarray(values)
+    average = math.fsum(values) / c
+    spread = math.fsum((v - average) ** 2 for v in values) / c
+    squares = math.fsum(v * v for v in values)
+    factor = 1 - (c - 2) * spread / squares if squares else 0.0
+    return np.array([factor * v for v in values])
+
+
 def gamma_stein(var, n):
     c = len(var)
     geometric = 0.0 if min(var) == 0 else math.exp(math.fsum(math.log(v) for v in var) / c)
@@ -74,7 +85,7 @@ def blend(source, target, n, strength):
     return mean, var
 
 
-def stein_blend(source, target, noise, sd=None, sd_bias=None, kappa=1.0):
+def stein_blend(source, target, noise, sd=None, sd_bias=None, kappa=1.0, n=math.inf):
     """One weight from the means; with sd and sd_bias a second one for the standard deviations, freed of bias."""
     (m_s, v_s), (m_t, v_t) = source, target
     c = len(m_s)
@@ -82,13 +93,14 @@ def stein_blend(source, target, noise, sd=None, sd_bias=None, kappa=1.0):
     ratio = [1.0] * c if sd is None else [math.sqrt(v_t[i] / v_s[i]) / (1 + sd_bias[i]) for i in range(c)]
     evidence = math.fsum((m_t[i] - m_s[i]) ** 2 / v_s[i] for i in range(c))
     chance = math.fsum(noise[i] / v_s[i] * ratio[i] ** 2 for i in range(c))
-    w = max(0.0, 1 - kappa * chance / evidence) if evidence else 0.0
+    most = 1 / (1 + 1 / n)
+    w = most * max(0.0, 1 - kappa * chance / evidence) if evidence else 0.0
     mean = np.array([m_s[i] + w * (m_t[i] - m_s[i]) for i in range(c)])
     if sd is None:
         return mean, np.array([(1 - w) * v_s[i] + w * v_t[i] for i in range(c)])
     evidence = math.fsum((r - 1) ** 2 for r in ratio)
-    chance = 1.5 * math.fsum(sd) * math.fsum(r**2 for r in ratio) / c
-    w = max(0.0, 1 - kappa * chance / evidence) if evidence else 0.0
+    chance = math.fsum(sd) * math.fsum(r**2 for r in ratio) / c
+    w = most * max(0.0, 1 - kappa * chance / evidence) if evidence else 0.0
     return mean, np.array([v_s[i] * (1 + w * (ratio[i] - 1)) ** 2 for i in range(c)])
 
 

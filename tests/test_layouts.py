@@ -114,6 +114,24 @@ def test_gradients_are_finite_differences(name, estimator):
     assert torch.autograd.gradcheck(forward, (base, weight, bias), fast_mode=True)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_data_far_from_zero(layout):
+    """Single precision cannot hold the mean: the pivot the products are taken around is beside it."""
+    generator = torch.Generator().manual_seed(4)
+    x = (torch.randn(16, 3, 16, 16, generator=generator) + torch.tensor([1e4, -3e4, 0.1])[:, None, None]).contiguous(
+        memory_format=layout
+    )
+    g = torch.randn(x.shape, generator=generator) + 1
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        layer = ShrinkBatchNorm2d(3, BatchStatistics(), dtype=dtype)
+        data = x.detach().to(dtype).clone().requires_grad_()
+        layer(data).backward(g.to(dtype))
+        found.append([v.double() for v in (data.grad, layer.weight.grad, layer.bias.grad)])
+    for single, double in zip(*found, strict=True):
+        torch.testing.assert_close(single, double, rtol=1e-3, atol=1e-2)
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 def test_gradients_of_gradients(estimator):
     generator = torch.Generator().manual_seed(2)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import shrinkstats
 from shrinkstats import Moments, SamplingNoise, Statistics
+from shrinkstats.prior import shrunken_blend
 
 pytestmark = pytest.mark.core
 
@@ -56,17 +57,18 @@ def test_stein_blend_naive(seed, noise, kappa):
     close(ours, naive.stein_blend(source, target, noise, kappa=kappa))
 
 
-@given(st.integers(0, 99), st.floats(0, 0.5), st.floats(0, 0.5))
-@example(0, 0.05, 0.01)
-@example(0, 0.0, 0.0)
-@example(0, 0.05, 100.0)
-@example(0, 100.0, 0.01)
-def test_stein_blend_with_calibrated_noise_naive(seed, noise, sd_noise):
+@given(st.integers(0, 99), st.floats(0, 0.5), st.floats(0, 0.5), st.sampled_from([1, 3.5, 64, math.inf]))
+@example(0, 0.05, 0.01, math.inf)
+@example(0, 0.0, 0.0, 1)
+@example(0, 0.05, 100.0, 2)
+@example(0, 100.0, 0.01, 2)
+def test_stein_blend_with_calibrated_noise_naive(seed, noise, sd_noise, n):
     source, target = pair(seed=seed)
     rng = np.random.default_rng(seed)
     calibrated = SamplingNoise(noise * rng.uniform(size=5), sd_noise * rng.uniform(size=5), 0.01 * rng.normal(size=5))
     ours = shrinkstats.stein_blend(source, target, noise=calibrated)
     close(ours, naive.stein_blend(source, target, *calibrated))
+    close(shrunken_blend(source, target, calibrated, 1.0, n), naive.stein_blend(source, target, *calibrated, n=n))
 
 
 def test_stein_blend_is_a_blend_of_its_own_strength():
@@ -76,6 +78,11 @@ def test_stein_blend_is_a_blend_of_its_own_strength():
     w = ((ours.mean - source.mean) / (target.mean - source.mean))[0]
     assert 0 < w < 1
     close(shrinkstats.blend(source, target, n=n, strength=n * (1 - w) / w), ours, 1e-10)
+
+
+def test_given_n_the_training_data_count_as_a_sample_at_least():
+    source, target = pair()
+    close(shrunken_blend(source, target, 0.0, 1.0, 4), shrinkstats.blend(source, target, n=4, strength=1))
 
 
 def test_stein_blend_takes_the_noise_of_moments():
@@ -131,12 +138,15 @@ def test_statistics_may_be_moments():
     close(shrinkstats.blend(m, source, n=6, strength=2), naive.blend((m.mean, m.var()), source, 6, 2))
 
 
-@given(st.integers(0, 999), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 3), st.sampled_from([1, 3]))
-@example(0, 0.05, 0.01, 1.0, 1)
-@example(0, 0.0, 0.0, 0.0, 1)
-@example(0, 100.0, 0.01, 1.0, 1)
-@example(0, 0.01, 100.0, 1.0, 3)
-def test_the_compiled_blend_of_a_network_is_the_blend(seed, noise, sd_noise, kappa, groups):
+@given(
+    st.integers(0, 999), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 3), st.sampled_from([1, 3]),
+    st.sampled_from([1, 8, math.inf]),
+)  # fmt: skip
+@example(0, 0.05, 0.01, 1.0, 1, 2)
+@example(0, 0.0, 0.0, 0.0, 1, math.inf)
+@example(0, 100.0, 0.01, 1.0, 1, 1)
+@example(0, 0.01, 100.0, 1.0, 3, 1)
+def test_the_compiled_blend_of_a_network_is_the_blend(seed, noise, sd_noise, kappa, groups, n):
     rng = np.random.default_rng(seed)
     source = pair(seed=seed)[0]
     mean, m2 = rng.normal(size=(groups, 5)), rng.uniform(0.5, 30, size=(groups, 5))
@@ -144,8 +154,8 @@ def test_the_compiled_blend_of_a_network_is_the_blend(seed, noise, sd_noise, kap
     batch = Moments(10, 10, mean, m2, mean, mean, 10.0, mean, m2)
     parts = SamplingNoise(noise * rng.uniform(size=5), sd_noise * rng.uniform(size=5), rng.uniform(-0.5, 0.1, size=5))
     close(
-        shrinkstats.stein_blend(source, batch, noise=parts, kappa=kappa),
-        shrinkstats.stein_blend(source, Statistics(mean, m2 / 10), noise=parts, kappa=kappa),
+        shrunken_blend(source, batch, parts, kappa, n),
+        shrunken_blend(source, Statistics(mean, m2 / 10), parts, kappa, n),
     )
 
 

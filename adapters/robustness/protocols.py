@@ -115,8 +115,9 @@ def evaluate(
         place = ranks(model, loader, size)
         batches = place.reshape(-1, len(place) if size is None else size)
         hits = np.stack([(batches < k).mean(1) for k in (1, 5)])
-        drawn = hits[:, rng.integers(hits.shape[1], size=(resamples, hits.shape[1]))].mean(2)
-        draws.append(drawn if hits.shape[1] > 1 else drawn * np.nan)
+        number = hits.shape[1]
+        drawn = np.stack([hits[:, rng.integers(number, size=number)].mean(1) for _ in range(resamples)], axis=1)
+        draws.append(drawn if number > 1 else drawn * np.nan)
         scores.append(_score(name, size, place.size, hits.mean(1), draws[-1], confidence))
     if len(scores) > 1:
         values = np.mean([(s.top1, s.top5) for s in scores], axis=0)

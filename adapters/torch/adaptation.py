@@ -31,9 +31,9 @@ def adapt(
         ``PriorBlend(16)`` or ``BatchStatistics()`` to compare.
     memory : int, optional
         Left out, every batch is on its own, and its outputs depend on nothing else. With a number, batches are a
-        stream, and statistics are those of about the last `memory` images, so that small batches add up; 64 is a
-        good choice. A layer drops what it remembers when its inputs change by more than chance; adapting anew, or
-        :func:`reset`, drops it too.
+        stream, and statistics are those of about the last `memory` images, so that small batches add up. A layer
+        drops what it remembers when its inputs change by more than chance; adapting anew, or :func:`reset`, drops it
+        too.
 
     Returns
     -------

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from shrinkstats.adapters.torch import fused, groups
+from shrinkstats.adapters.torch import blended, fused, groups
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
-from shrinkstats.estimators import Estimator, Stein
+from shrinkstats.estimators import Estimator, Stein, SteinBlend
 from shrinkstats.kernels import vectors
 from shrinkstats.prior import Prior
 
@@ -79,6 +79,10 @@ class ShrinkBatchNorm(_BatchNorm):
         estimator = self.adaptation if adapting else self.estimator
         if self.group_size is not None and not self.training:
             return groups.normalize(self, input, estimator)
+        if adapting and type(estimator) is SteinBlend and blended.fits(self, input):
+            output = blended.normalize(self, input, estimator.kappa)
+            if output is not None:
+                return output
         rule = fused.Rule(estimator, None, self.eps, group)
         if estimator.uses_prior and group is None:
             rule.prior = self._prior(input, input.size(0))

@@ -188,7 +188,7 @@ def shift_report(model: Model, loader: Iterable[Any]) -> ShiftReport:
     >>> net = calibrate(nn.Sequential(nn.BatchNorm2d(3)), torch.randn(16, 32, 3, 4, 4))
     >>> report = shift_report(net.eval(), torch.randn(16, 8, 3, 4, 4) + 1)
     >>> print(f"{report.distance:.1f} standard deviations, weight {report.rows[0]['weight_mean']:.1f}")
-    1.0 standard deviations, weight 1.0
+    1.0 standard deviations, weight 0.9
     """
     plain = {name: layer for name, layer in convertible_layers(model).items() if not isinstance(layer, ShrinkBatchNorm)}
     for name, layer in convertible_layers(model).items():
@@ -233,7 +233,8 @@ def _look(layer: ShrinkBatchNorm, x: Tensor, seen: _Seen, sizes: list[int]) -> N
     noise = noise_of(layer, len(x), lambda v: v.to(batch.mean.dtype)) or SamplingNoise(batch.noise, None, None)
     xp = namespace(mean=batch.mean)
     weights = blend_weights(source, Statistics(batch.mean, batch.var()), noise, 1.0, xp)
-    seen.weights.append(tuple(float(w) for w in weights))
+    share = 1.0 if layer.noise_mean is None else len(x) / (len(x) + 1)  # as `SteinBlend` has it
+    seen.weights.append(tuple(share * float(w) for w in weights))
     votes = source.var > 0
     seen.noise.append(float((noise.mean / source.var)[votes].mean()))
 
