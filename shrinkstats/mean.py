@@ -214,16 +214,29 @@ def channel_james_stein(mean: Array) -> Shrunk:
     return Shrunk(xp.astype(estimate, original.dtype), xp.astype(factor, original.dtype))
 
 
-def shrink_by_channels(mean: Array, xp: Namespace) -> Shrunk:
-    """`channel_james_stein` on arguments that were checked."""
+def shrink_by_channels(mean: Array, xp: Namespace, *, correction: int = 1) -> Shrunk:
+    """`channel_james_stein` on arguments that were checked; JSNorm's factor with a correction of 0."""
     channels = mean.shape[-1]
     if channels < 3:
         return Shrunk(mean, xp.ones_like(mean[..., 0]))
     m = mean / unit_scale(mean, xp)
     spread = m - xp.mean(m, axis=-1, keepdims=True)
-    amount = (channels - 2) / (channels + 1) * xp.sum(spread * spread, axis=-1)
+    amount = (channels - 2) / (channels + correction) * xp.sum(spread * spread, axis=-1)
     factor = factor_from(amount, xp.sum(m * m, axis=-1), xp)
     return Shrunk(factor[..., None] * mean, factor)
+
+
+def pull_by_channels(mean: Array, g: Array, xp: Namespace, *, correction: int = 1) -> Array:
+    """The gradient of a loss for the means, from that for the estimate of `shrink_by_channels`."""
+    channels = mean.shape[-1]
+    if channels < 3:
+        return g
+    factor = shrink_by_channels(mean, xp, correction=correction).factor[..., None]
+    m = mean / unit_scale(mean, xp)
+    spread = m - xp.mean(m, axis=-1, keepdims=True)
+    squares = xp.sum(m * m, axis=-1, keepdims=True)
+    push = 2 * xp.sum(g * m, axis=-1, keepdims=True) / xp.where(squares == 0, xp.ones_like(squares), squares)
+    return factor * g + push * ((1 - factor) * m - (channels - 2) / (channels + correction) * spread)
 
 
 def _check_broadcast(mean: Array, **others: Array) -> None:

@@ -8,7 +8,17 @@ import pytest
 
 import shrinkstats
 from shrinkstats import Prior, SamplingNoise, Statistics
-from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, Ridge, RobustNorm, Stein, SteinBlend
+from shrinkstats.estimators import (
+    BatchStatistics,
+    JSNorm,
+    Lasso,
+    MinMaxNorm,
+    PriorBlend,
+    Ridge,
+    RobustNorm,
+    Stein,
+    SteinBlend,
+)
 
 pytestmark = pytest.mark.core
 
@@ -98,7 +108,7 @@ LAYERS = {
     str(rule): normalized(rule)
     for rule in (
         BatchStatistics(), Stein(), Stein.published(), Stein(mean=None, var="channel"), RobustNorm(), Ridge(0.5),
-        Lasso(0.5), PriorBlend(16), SteinBlend(),
+        Lasso(0.5), PriorBlend(16), SteinBlend(), JSNorm(), MinMaxNorm(),
     )
 }  # fmt: skip
 

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 import shrinkstats
-from shrinkstats.estimators import BatchStatistics, Estimator, PriorBlend, RobustNorm, Stein, SteinBlend
+from shrinkstats.estimators import (
+    BatchStatistics,
+    Estimator,
+    JSNorm,
+    MinMaxNorm,
+    PriorBlend,
+    RobustNorm,
+    Stein,
+    SteinBlend,
+)
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 if not torch.distributed.is_available():
@@ -32,7 +41,9 @@ class OwnRule(Estimator):
         return shrinkstats.Statistics(moments.mean + 0.1 * reach, moments.var() + moments.noise + 0.01 * reach**2)
 
 
-ESTIMATORS = [BatchStatistics(), Stein(), RobustNorm(), PriorBlend(3.0), SteinBlend(), OwnRule()]
+ESTIMATORS = [
+    BatchStatistics(), Stein(), JSNorm(), RobustNorm(), MinMaxNorm(), PriorBlend(3.0), SteinBlend(), OwnRule(),
+]  # fmt: skip
 CHANNELS = 5
 FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 

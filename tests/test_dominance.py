@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from shrinkstats import Statistics, gamma_stein, james_stein
-from shrinkstats.estimators import BatchStatistics, PriorBlend, RobustNorm, Stein, SteinBlend
+from shrinkstats.estimators import BatchStatistics, MinMaxNorm, PriorBlend, RobustNorm, Stein, SteinBlend
 from shrinkstats.theory import dominance
 from shrinkstats.theory.dominance import verify_dominance
 from shrinkstats.theory.noise import Gaussian, Rademacher, Sparse, WorstCase
@@ -517,7 +517,8 @@ def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
         ({"known_variance": 0.0}, "known_variance"),
         ({"n": 10**6, "noise": Rademacher()}, "too large to be drawn"),
         ({"directions": ["up"]}, "directions must be some of"),
-        ({"statistic": "var", "estimator": RobustNorm()}, "a range, not a variance"),
+        ({"statistic": "var", "estimator": RobustNorm()}, "RobustNorm is a range, not a variance"),
+        ({"statistic": "var", "estimator": MinMaxNorm()}, "MinMaxNorm is a range, not a variance"),
         ({"statistic": "var", "estimator": SampleMean()}, "estimates means"),
         ({"statistic": "var", "estimator": Stein(), "dim": 1}, "dim must be at least 2"),
         ({"statistic": "var", "estimator": Stein(), "attack": WorstCase(1.0)}, "leaves its variances alone"),

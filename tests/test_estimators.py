@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 import shrinkstats
 from shrinkstats import Moments, Prior, SamplingNoise, Statistics, estimators
-from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, Ridge, RobustNorm, Stein, SteinBlend
+from shrinkstats.estimators import (
+    BatchStatistics,
+    JSNorm,
+    Lasso,
+    MinMaxNorm,
+    PriorBlend,
+    Ridge,
+    RobustNorm,
+    Stein,
+    SteinBlend,
+)
 
 pytestmark = pytest.mark.core
 
@@ -40,6 +50,7 @@ RULES = {
     ),
     Stein(mean=None, var="gamma"): lambda m, p: (m["mean"], naive.gamma_stein(m["var"], m["count"])),
     Stein(mean="sampling", var=None): lambda m, p: (naive.james_stein(m["mean"], m["noise"])[0], m["var"]),
+    JSNorm(): lambda m, p: (naive.js_norm(m["mean"]), naive.js_norm(m["var"])),
     Ridge(0.5): lambda m, p: (m["mean"] * m["count"] / (m["count"] + 0.5), m["var"] / 1.5),
     Lasso(0.5): lambda m, p: (soft(m["mean"], 0.25 / m["count"]), soft(m["var"], 0.25)),
     PriorBlend(16): lambda m, p: naive.blend(p[:2], (m["mean"], m["var"]), m["samples"], 16),
@@ -87,12 +98,65 @@ def test_robust_norm_naive(power):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("shape", [(4, 5, 6), (2, 1, 1), (2, 2, 3)])
+def test_min_max_norm_naive(shape):
+    x, _ = data(*shape, 0)
+    check(
+        MinMaxNorm(), lambda m, p: (m["minimum"], m["maximum"] - m["minimum"]), x, None,
+        scale_of=lambda spread: spread + EPS,
+    )  # fmt: skip
+    y = shrinkstats.normalize(x, MinMaxNorm(), eps=0.0)
+    np.testing.assert_allclose(y.min(axis=(0, 2)), 0.0, atol=1e-12)
+    np.testing.assert_allclose(y.max(axis=(0, 2)), 1.0, rtol=1e-12)
+
+
+vectors = st.lists(st.floats(-100, 100), min_size=3, max_size=12).map(np.array)
+
+
+@given(vectors, st.integers(-400, 400))
+@example(np.zeros(4), 0)
+@example(np.array([1.0, -1.0, 0.0]), 0)  # the factor's least value, 2/c
+@example(np.full(5, 3.0), 0)
+def test_js_norm_factors_lie_between_2_over_c_and_1(mean, exponent):
+    """For every scale of the data: nothing over- or underflows."""
+    c, zero = len(mean), np.zeros_like(mean)
+    mean = np.ldexp(mean, exponent)
+    center, var = JSNorm().statistics(Moments(2, 2, mean, 2 * np.abs(mean), zero, zero, 2.0, mean, zero), None)
+    for estimate, sample in ((center, mean), (var, np.abs(mean))):
+        assert (np.abs(estimate) <= np.abs(sample)).all()
+        assert (np.abs(estimate) >= 2 / c * (1 - 1e-12) * np.abs(sample)).all()
+        np.testing.assert_allclose(estimate, np.ldexp(naive.js_norm(np.ldexp(sample, -exponent)), exponent), rtol=1e-9)
+
+
+def test_js_norm_is_its_published_neighbour_without_the_correction():
+    """1 - factor is c/(c+1) times as large in the reference code of the later paper."""
+    m = shrinkstats.moments(data(4, 5, 6, 0)[0])
+    ours, theirs = JSNorm().statistics(m, None), Stein(mean="channel", var="channel").statistics(m, None)
+    for a, b, sample in ((ours.mean, theirs.mean, m.mean), (ours.var, theirs.var, m.var())):
+        np.testing.assert_allclose((sample - b) / (sample - a), 5 / 6, rtol=1e-12)
+
+
+def test_js_norm_does_not_vanish_with_the_sample():
+    """Its noise is the spread of the true means: more data leave the factor where it is."""
+    mean = np.array([0.5, -1.0, 2.0, 0.0, 1.5])
+    zero = np.zeros(5)
+    centers = [
+        JSNorm().statistics(Moments(n, n, mean, n * np.ones(5), zero, zero, float(n), mean, zero), None).mean
+        for n in (4, 4_000_000)
+    ]
+    np.testing.assert_array_equal(*centers)
+    assert abs(centers[0][2]) < 1.5
+
+
 def test_stein_blend_with_a_calibrated_prior():
     x, prior = data(4, 5, 6, 0)
     noise = with_calibrated_noise(5)
     check(
-        SteinBlend(), lambda m, p: naive.stein_blend(p[:2], (m["mean"], m["var"]), *noise), x, Prior(*prior, noise)
-    )  # fmt: skip
+        SteinBlend(),
+        lambda m, p: naive.stein_blend(p[:2], (m["mean"], m["var"]), *noise, n=m["samples"]),
+        x,
+        Prior(*prior, noise),
+    )
 
 
 def test_one_sample_falls_back_on_its_elements():
@@ -107,7 +171,7 @@ def test_a_vector_alone_is_a_batch_of_its_own():
     np.testing.assert_array_equal(shrinkstats.normalize(x, BatchStatistics(), axis=0), 0)
 
 
-@pytest.mark.parametrize("rule", [*RULES, RobustNorm()], ids=str)
+@pytest.mark.parametrize("rule", [*RULES, RobustNorm(), MinMaxNorm()], ids=str)
 def test_rules_are_frozen_and_compare_by_value(rule):
     assert rule == dataclasses.replace(rule)
     assert hash(rule) == hash(dataclasses.replace(rule))
@@ -117,7 +181,7 @@ def test_rules_are_frozen_and_compare_by_value(rule):
             setattr(rule, field.name, 1.0)
 
 
-@pytest.mark.parametrize("rule", [*RULES, RobustNorm()], ids=str)
+@pytest.mark.parametrize("rule", [*RULES, RobustNorm(), MinMaxNorm()], ids=str)
 def test_nan_stays_where_nothing_pools(rule):
     x, prior = data(4, 5, 6, 0)
     x[1, 2, 3] = np.nan
@@ -126,7 +190,7 @@ def test_nan_stays_where_nothing_pools(rule):
         assert np.isnan(y[:, 2]).any()
         return
     assert np.isnan(y[:, 2]).all()
-    pooled = isinstance(rule, Stein | SteinBlend)
+    pooled = isinstance(rule, Stein | SteinBlend | JSNorm)
     assert np.isnan(y[:, [0, 1, 3, 4]]).all() if pooled else np.isfinite(y[:, [0, 1, 3, 4]]).all()
 
 

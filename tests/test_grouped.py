@@ -5,7 +5,9 @@ import pytest
 
 from shrinkstats.estimators import (
     BatchStatistics,
+    JSNorm,
     Lasso,
+    MinMaxNorm,
     PriorBlend,
     Ridge,
     RobustNorm,
@@ -26,7 +28,9 @@ RULES = [
     Stein(),
     Stein.published(),
     Stein(mean=None, var="channel"),
+    JSNorm(),
     RobustNorm(),
+    MinMaxNorm(),
     Ridge(0.1),
     Lasso(0.1),
 ]

@@ -10,7 +10,9 @@ from shrinkstats import Prior, Statistics
 from shrinkstats.estimators import (
     BatchStatistics,
     Estimator,
+    JSNorm,
     Lasso,
+    MinMaxNorm,
     PriorBlend,
     Ridge,
     RobustNorm,
@@ -31,7 +33,10 @@ ESTIMATORS = [
     Stein.published(),
     Stein(mean="channel", var="channel"),
     Stein(mean=None, var=None),
+    JSNorm(),
     RobustNorm(),
+    RobustNorm(power=1.0),
+    MinMaxNorm(),
     Ridge(0.1),
     Lasso(0.1),
     PriorBlend(3.0),
@@ -104,14 +109,15 @@ def test_forward_and_buffers_follow_the_estimates(ours, theirs, shape, estimator
     batch = shrinkstats.moments(x.numpy())
     center, scale = estimator(batch, prior=prior, eps=0.0)
     spread = np.ptp(x.numpy(), axis=tuple(i for i in range(x.ndim) if i != 1))
-    if not isinstance(estimator, RobustNorm):
+    if not isinstance(estimator, RobustNorm | MinMaxNorm):
         spread = scale**2 * batch.count / (batch.count - 1)
     np.testing.assert_allclose(layer.running_mean, 0.7 * prior.mean + 0.3 * center, rtol=1e-10)
     np.testing.assert_allclose(layer.running_var, 0.7 * prior.var + 0.3 * spread, rtol=1e-10)
 
     layer.eval()
     mean, var = layer.running_mean.numpy(), layer.running_var.numpy()
-    scale = var**0.2 + layer.eps if isinstance(estimator, RobustNorm) else np.sqrt(var + layer.eps)
+    power = getattr(estimator, "power", 1.0 if isinstance(estimator, MinMaxNorm) else None)
+    scale = np.sqrt(var + layer.eps) if power is None else var**power + layer.eps
     along = (-1, *[1] * (x.ndim - 2))
     slope = (layer.weight.detach().numpy() / scale).reshape(along)
     expected = (x.numpy() - mean.reshape(along)) * slope + layer.bias.detach().numpy().reshape(along)

@@ -12,7 +12,9 @@ from shrinkstats import Prior, SamplingNoise, Statistics
 from shrinkstats.estimators import (
     BatchStatistics,
     Estimator,
+    JSNorm,
     Lasso,
+    MinMaxNorm,
     PriorBlend,
     Ridge,
     RobustNorm,
@@ -38,6 +40,8 @@ RULES = [
     (Stein(mean="sampling", var=None), "plain"),
     (RobustNorm(), "plain"),
     (RobustNorm(0.7), "plain"),
+    (JSNorm(), "plain"),
+    (MinMaxNorm(), "plain"),
     (Ridge(0.5), "plain"),
     (Lasso(0.5), "plain"),
     (PriorBlend(4.0), "plain"),

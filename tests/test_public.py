@@ -25,7 +25,9 @@ SIGNATURES = {
 ESTIMATORS = {
     "BatchStatistics": "BatchStatistics()",
     "Stein": "Stein(mean='sampling', var='gamma')",
+    "JSNorm": "JSNorm()",
     "RobustNorm": "RobustNorm(power=0.2)",
+    "MinMaxNorm": "MinMaxNorm()",
     "Ridge": "Ridge(strength=0.001)",
     "Lasso": "Lasso(strength=0.001)",
     "PriorBlend": None,  # its strength is for the user to say

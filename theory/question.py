@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkstats.estimators import BatchStatistics, Estimator, RobustNorm
+from shrinkstats.estimators import BatchStatistics, Estimator, MinMaxNorm, RobustNorm
 from shrinkstats.prior import as_prior
 from shrinkstats.theory.noise import Gaussian, Noise, WorstCase
 from shrinkstats.theory.rules import SampleMean
@@ -42,8 +42,8 @@ def ask(
     for name, rule in (("estimator", estimator), ("baseline", baseline)):
         if isinstance(rule, type) or not callable(rule):
             raise TypeError(f"{name} must be a rule such as Stein(), or a callable; got {rule!r}")
-        if statistic == "var" and isinstance(rule, RobustNorm):
-            raise ValueError(f"{name}: RobustNorm's second statistic is a range, not a variance")
+        if statistic == "var" and isinstance(rule, (MinMaxNorm, RobustNorm)):
+            raise ValueError(f"{name}: the second statistic of {type(rule).__name__} is a range, not a variance")
         if statistic == "var" and isinstance(rule, SampleMean):
             raise ValueError(f'{name}: SampleMean estimates means; use BatchStatistics() with statistic="var"')
     if dim < 1 + (statistic == "var"):

@@ -1,5 +1,6 @@
 """Shrunken statistics inside PyTorch networks: layers, conversion of networks, test-time adaptation."""
 
+from shrinkstats.adapters.torch.abnn import AdaptiveBatchNormNetwork
 from shrinkstats.adapters.torch.adaptation import adapt, grouped, reset
 from shrinkstats.adapters.torch.calibration import calibrate
 from shrinkstats.adapters.torch.conversion import convert, revert
@@ -7,6 +8,7 @@ from shrinkstats.adapters.torch.layers import ShrinkBatchNorm1d, ShrinkBatchNorm
 from shrinkstats.adapters.torch.shift import ErrorPredictor, ShiftReport, fit_error_predictor, shift_report
 
 __all__ = [
+    "AdaptiveBatchNormNetwork",
     "ErrorPredictor",
     "ShiftReport",
     "ShrinkBatchNorm1d",

@@ -607,15 +607,30 @@ def combine(g: Data, x: Data, axis: int, mean: Vector, a: Vector, b: Vector, d: 
 # --- the gradient of an extreme goes to the elements there -----------------------------------------------------
 
 
+@inner
+def _hits(x, start, step, length, low, high):
+    """How many elements of a row equal one value, and another, in x's own type."""
+    at_low, at_high = 0, 0
+    if step == 1:  # contiguous: the compiler makes vectors of it
+        row = x[start : start + length]
+        for i in range(length):
+            at_low += row[i] == low
+            at_high += row[i] == high
+    else:
+        for i in range(length):
+            at_low += x[start + i * step] == low
+            at_high += x[start + i * step] == high
+    return at_low, at_high
+
+
 @jit
 def _planar_ties(x, walk, rows, length, channels, begin, end, low, high, at_low, at_high):
     for group in range(begin, end):
         s, c = group // channels, group % channels
         for r in range(rows.size):
-            start = s * walk[0] + c * walk[1] + rows[r]
-            for i in range(length):
-                at_low[group] += x[start + i * walk[2]] == low[c]
-                at_high[group] += x[start + i * walk[2]] == high[c]
+            n_low, n_high = _hits(x, s * walk[0] + c * walk[1] + rows[r], walk[2], length, low[c], high[c])
+            at_low[group] += n_low
+            at_high[group] += n_high
 
 
 @jit
@@ -624,6 +639,9 @@ def _planar_add(x, y, walk, out, rows, out_rows, length, channels, begin, end, l
         s, c = group // channels, group % channels
         for r in range(rows.size):
             start, target = s * walk[0] + c * walk[1] + rows[r], s * out[0] + c * out[1] + out_rows[r]
+            n_low, n_high = _hits(x, start, walk[2], length, low[c], high[c])
+            if n_low + n_high == 0:  # most rows: an extreme is rare
+                continue
             for i in range(length):
                 if x[start + i * walk[2]] == low[c]:
                     y[target + i * out[2]] += at_low[c]
@@ -636,8 +654,8 @@ def count_extremes(x: Data, axis: int, low: Vector, high: Vector) -> tuple[Vecto
     memories, grid = _grid([x], axis, outermost(x, axis))
     parts = grid.samples * grid.channels
     at_low, at_high = (np.zeros(parts) for _ in range(2))
-    fixed = (*memories, *grid.walks)
-    threads.share(lambda i, j: _planar_ties(*fixed, i, j, low, high, at_low, at_high), parts, x.nbytes)
+    fixed, ends = (*memories, *grid.walks), [v.astype(x.dtype) for v in (low, high)]  # exact: they are elements of x
+    threads.share(lambda i, j: _planar_ties(*fixed, i, j, *ends, at_low, at_high), parts, x.nbytes)
     at_low, at_high = (v.reshape(-1, grid.channels).sum(axis=0) for v in (at_low, at_high))
     return at_low, at_high
 
@@ -646,4 +664,5 @@ def add_at_extremes(x: Data, axis: int, low: Vector, high: Vector, at_low: Vecto
     """Add to `out`, where x is at its channel's minimum or maximum."""
     memories, grid = _grid([x, out], axis, outermost(x, axis))
     fixed, parts = (*memories, *grid.walks), grid.samples * grid.channels
-    threads.share(lambda i, j: _planar_add(*fixed, i, j, low, high, at_low, at_high), parts, x.nbytes)
+    ends = [v.astype(x.dtype) for v in (low, high)]
+    threads.share(lambda i, j: _planar_add(*fixed, i, j, *ends, at_low, at_high), parts, x.nbytes)
