@@ -39,12 +39,13 @@ from shrinkstats.adapters import models
 from shrinkstats.adapters.datasets import read_cifar10
 from shrinkstats.adapters.robustness import CORRUPTIONS, corrupt
 from shrinkstats.adapters.robustness.protocols import ranks
-from shrinkstats.adapters.torch import adapt, calibrate, reset
+from shrinkstats.adapters.torch import adapt, calibrate, grouped, reset
 from shrinkstats.estimators import PriorBlend, SteinBlend
 
 STRENGTHS = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 FORWARD = 64  # images of the batch whose forward pass is timed
+THOUSAND, GROUPS = 1024, (1, 256)  # images in batches of either size, timed
 TRAINED = f"N={math.inf:g}"  # the network as it was trained; no batch size changes it
 STEIN = "SteinBlend"
 NO_ASSETS = [name for name in CORRUPTIONS if name != "frost"]
@@ -103,7 +104,20 @@ def overhead(net: nn.Module, images: Tensor) -> dict[str, float]:
     x = images[:FORWARD]
     nets = {TRAINED: reset(copy.deepcopy(net)), STEIN: adapt(copy.deepcopy(net), SteinBlend())}
     with torch.inference_mode():
-        return side_by_side({name: lambda net=net: net(x) for name, net in nets.items()}, repeats=41, in_a_row=3)
+        return side_by_side({name: lambda net=net: net(x) for name, net in nets.items()}, repeats=101, in_a_row=3)
+
+
+def in_groups(net: nn.Module, images: Tensor) -> dict[str, float]:
+    """Seconds that a thousand images take in batches of one size, by that size."""
+    x, adapted = images[:THOUSAND], adapt(copy.deepcopy(net), SteinBlend())
+
+    def evaluate(size: int) -> None:
+        with grouped(adapted, size):
+            for part in x.split(max(size, 128)):  # what fits into the cache
+                adapted(part)
+
+    with torch.inference_mode():
+        return side_by_side({str(n): lambda n=n: evaluate(n) for n in GROUPS}, repeats=9)
 
 
 def accuracies(rows: list[Row]) -> dict[tuple[str, int, int], dict[str, float]]:
@@ -276,8 +290,11 @@ def main() -> None:
     print(
         "a batch of {}: {:.1f} ms as trained, {:.1f} ms adapted".format(FORWARD, *(1e3 * s for s in seconds.values()))
     )
+    groups = in_groups(net, prepare(clean))
+    print(f"{THOUSAND} images: " + ", ".join(f"{1e3 * s:.0f} ms at n = {n}" for n, s in groups.items()))
     name = f"{args.name}_quick" if args.quick else args.name
-    print(f"recorded in {save(name, {**settings, 'summary': found, 'overhead': seconds, 'rows': rows})}")
+    result = {**settings, "summary": found, "overhead": seconds, "groups": groups, "rows": rows}
+    print(f"recorded in {save(name, result)}")
     if not args.quick:
         draw(load(name), STATIC / f"{name}.svg")
 

@@ -215,9 +215,9 @@ def _cell(shift: str, severity: int, size: int) -> str:
     return f"{shift.replace('_', ' ')} {severity}, n = {size}" if severity else f"no shift, n = {size}"
 
 
-def adaptation() -> str:
+def adaptation(name: str = "adaptation") -> str:
     """The grid: mean accuracy, regret and worst cell of every rule."""
-    result = load("adaptation")
+    result = load(name)
     found = result["summary"]
     rows = []
     for rule, accuracy in found["mean_accuracy"].items():
@@ -232,6 +232,20 @@ def adaptation() -> str:
     )
     head = ("rule", "mean accuracy", "mean regret", "worst regret", "in the cell")
     return markdown(head, rows) + text + source(result)
+
+
+def adaptation_cost() -> str:
+    """What adaptation adds to a forward pass, and what batch size 1 does."""
+    result = load("adaptation")
+    trained, adapted = result["overhead"].values()
+    (small, one), (large, many) = result["groups"].items()
+    rows = [
+        ("a batch of 64, as trained", f"{1e3 * trained:.1f} ms", "1"),
+        ("the same, adapted", f"{1e3 * adapted:.1f} ms", f"{adapted / trained:.2f}"),
+        (f"1,024 images, adapted, n = {large}", f"{1e3 * many:.1f} ms", "1"),
+        (f"the same, n = {small}", f"{1e3 * one:.1f} ms", f"{one / many:.2f}"),
+    ]
+    return markdown(("evaluation of the ResNet-20, 2 threads", "time", "ratio"), rows) + source(result)
 
 
 def adaptation_shifts() -> str:
@@ -367,6 +381,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "lipschitz": lipschitz,
     "wasserstein": wasserstein,
     "adaptation": adaptation,
+    "adaptation_cost": adaptation_cost,
+    "adaptation_vgg16": lambda: adaptation("adaptation_vgg16"),
     "adaptation_shifts": adaptation_shifts,
     "adaptation_losses": adaptation_losses,
     "mixed_set": mixed_set,

@@ -20,6 +20,8 @@ MODULES = [
     "shrinkstats",
     "shrinkstats.estimators",
     "shrinkstats.adapters.torch",
+    "shrinkstats.adapters.attacks",
+    "shrinkstats.adapters.training",
     "shrinkstats.adapters.robustness",
     "shrinkstats.adapters.datasets",
     "shrinkstats.adapters.models",
@@ -130,7 +132,7 @@ def test_without_torch_a_page_is_skipped_by_name():
 
 def public_names(module):
     """Name -> object, of one public module."""
-    if module in ("shrinkstats.adapters.torch", "shrinkstats.adapters.models"):
+    if module.rpartition(".")[2] in ("torch", "attacks", "training", "models"):
         pytest.importorskip("torch", reason="torch is not installed")
     loaded = importlib.import_module(module)
     return {f"{module}.{name}": getattr(loaded, name) for name in loaded.__all__}
