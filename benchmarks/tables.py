@@ -11,31 +11,16 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks.adaptation import accuracies
 from benchmarks.layers import ORDERS, geometric_mean, ratios
+from benchmarks.markdown import markdown, source
 from benchmarks.record import load
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def source(result: dict[str, Any]) -> str:
-    """Where a table comes from."""
-    m = result["machine"]
-    return (
-        f"\n\n<sub>`{result['command']}`, {result['date']}, {m['processor']}, {m['cores']} cores, "
-        f"Python {m['python']}, NumPy {m['numpy']}, torch {m['torch']}</sub>"
-    )
 
 
 def moments() -> str:
