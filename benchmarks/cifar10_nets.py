@@ -1,0 +1,107 @@
+"""The networks compared under attack: an architecture, a normalization, and the statistics it evaluates with."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.adaptation import MEAN, STD
+from shrinkstats.adapters import models
+from shrinkstats.adapters.attacks import Standardized
+from shrinkstats.adapters.torch import adapt, calibrate, convert
+from shrinkstats.estimators import (
+    BatchStatistics,
+    Estimator,
+    JSNorm,
+    Lasso,
+    MinMaxNorm,
+    PriorBlend,
+    Ridge,
+    RobustNorm,
+    Stein,
+    SteinBlend,
+)
+
+ESTIMATORS: dict[str, Estimator] = {
+    "batch_norm": BatchStatistics(),
+    "robust_norm": RobustNorm(),  # equation 14 of its paper
+    "stein_sampling": Stein(),
+    "stein_published": Stein.published(),
+    "stein_sampling_mean_only": Stein(var=None),
+    "stein_published_mean_only": Stein(mean="channel", var=None),
+    "js_norm": JSNorm(),
+    "min_max_norm": MinMaxNorm(),  # equation 11
+    **{f"robust_norm_{power:g}": RobustNorm(power) for power in (0.05, 0.1, 0.3, 0.5, 1.0)},  # 1 is equation 12
+    "ridge": Ridge(),
+    "lasso": Lasso(),
+    "prior_blend": PriorBlend(16.0),
+    "stein_blend": SteinBlend(),
+}
+NORMS = (*ESTIMATORS, "group_norm", "none")
+MODES = ("running", "batch")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is trained once and evaluated in each mode."""
+
+    net: str
+    norm: str
+    seed: int
+    training: str = "natural"
+
+    def __str__(self) -> str:
+        return f"{self.net}-{self.norm}-{self.training}-{self.seed}"
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Whose statistics evaluation takes: the running ones, or the batch's. Without any there is one mode.
+
+        What the papers call a norm without tracking is the mode "batch": tracking changes nothing in training.
+        """
+        return MODES if self.norm in ESTIMATORS else MODES[:1]
+
+    def build(self) -> nn.Module:
+        """The untrained network, of images from 0 to 1."""
+        torch.manual_seed(self.seed)
+        if self.norm == "none":
+            net = getattr(models, f"fixup_{self.net}")()
+        elif self.norm == "group_norm":
+            net = getattr(models, self.net)(norm_layer=models.group_norm)
+        else:
+            net = getattr(models, self.net)()
+            if self.norm != "batch_norm":
+                convert(net, ESTIMATORS[self.norm])
+        return Standardized(net, MEAN, STD).to(memory_format=torch.channels_last)
+
+    def in_mode(self, net: nn.Module, mode: str) -> nn.Module:
+        """A copy that evaluates so; it is attacked, so its weights need no gradients."""
+        net = copy.deepcopy(net).eval().requires_grad_(False)
+        if mode == "batch":
+            with warnings.catch_warnings():  # during training a Stein blend is not calibrated yet
+                warnings.filterwarnings("ignore", message="not calibrated")
+                adapt(net, ESTIMATORS[self.norm])
+        return net
+
+    def calibrate(self, net: nn.Module, images: Iterable[Tensor]) -> None:
+        """Measure what the Stein blend needs to know; no other norm does."""
+        if self.norm == "stein_blend":
+            calibrate(net, images)
+
+
+def subjects(
+    nets: Iterable[str], norms: Iterable[str], trainings: Iterable[str], seeds: Iterable[int]
+) -> list[Subject]:
+    """All there are, seed by seed; every other seed backwards, so that two shares have equally much to do."""
+    found = []
+    for seed in seeds:
+        round = [Subject(net, norm, seed, training) for training in trainings for net in nets for norm in norms]
+        found += [
+            s for s in (round[::-1] if seed % 2 else round) if s.norm != "none" or hasattr(models, f"fixup_{s.net}")
+        ]
+    return found

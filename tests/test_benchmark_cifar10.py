@@ -1,0 +1,347 @@
+"""The comparison under attack, from end to end on made-up images and small networks."""
+
+import json
+import pickle
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
+pytest.importorskip("matplotlib", reason="needs the extra shrinkstats[cli]")
+from safetensors.torch import load_file  # noqa: E402
+from torch import nn  # noqa: E402
+
+from benchmarks import cifar10, cifar10_cells, cifar10_guards, record  # noqa: E402
+from benchmarks.cifar10_cells import ATTACKS, Cell  # noqa: E402
+from benchmarks.cifar10_data import Data, Shuffled, augment  # noqa: E402
+from benchmarks.cifar10_nets import NORMS, Subject, subjects  # noqa: E402
+from shrinkstats.adapters import models  # noqa: E402
+from shrinkstats.adapters.training import fit  # noqa: E402
+
+BATCH, TEST, EPS = 5, 10, 0.03
+NETS = ("batch_norm", "robust_norm", "group_norm")
+
+
+def small(norm_layer=nn.BatchNorm2d):
+    return nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), norm_layer(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))
+
+
+def without_norm():
+    return small(lambda channels: nn.Identity())
+
+
+def quicker(make):
+    """The same attack in at most 3 steps."""
+
+    def attack(eps):
+        slow = make(eps)
+        return replace(slow, steps=3) if hasattr(slow, "steps") else slow
+
+    return attack
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Files in the layout of CIFAR-10, whose images tell their class."""
+    folder, rng = tmp_path_factory.mktemp("cifar"), np.random.default_rng(0)
+    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+        labels = rng.integers(10, size=60)
+        images = rng.integers(0, 100, (60, 3, 32, 32)) + 15 * labels[:, None, None, None]
+        content = {b"data": images.astype(np.uint8).reshape(60, -1), b"labels": labels.tolist()}
+        (folder / name).write_bytes(pickle.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch):
+    """The command with a preset of small networks; gives what it recorded."""
+    monkeypatch.setattr(models, "resnet20", small)
+    monkeypatch.setattr(models, "fixup_resnet20", without_norm)
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    for module in (cifar10, cifar10_cells, cifar10_guards):
+        monkeypatch.setattr(module, "BATCH", BATCH)
+    monkeypatch.setattr(Cell.__new__, "__defaults__", (BATCH, "same", ""))
+    monkeypatch.setattr(cifar10_cells, "ATTACKS", {name: quicker(make) for name, make in ATTACKS.items()})
+    tiny = replace(
+        cifar10.PRESETS["quick"], norms=NETS, train_images=256, validation_images=20, test_images=TEST, sizes=(1,)
+    )
+    monkeypatch.setitem(cifar10.PRESETS, "quick", tiny)
+
+    def call(output, *options):
+        cifar10.main(["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / output), *options])
+        path = tmp_path / "results" / "cifar10_quick.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    return call
+
+
+def known(rows):
+    """Rows in an order of their own."""
+    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
+def trained(result):
+    """The trainings without the seconds they took."""
+    return known({**t, "history": [{**e, "seconds": 0} for e in t["history"]]} for t in result["trainings"])
+
+
+def test_from_images_to_a_record(run, tmp_path, monkeypatch):
+    result = run("all")
+    modes = Counter((row["norm"], row["mode"]) for row in result["rows"])
+    assert set(modes) == {(n, m) for n in NETS[:2] for m in ("running", "batch")} | {("group_norm", "running")}
+    assert modes["batch_norm", "batch"] == modes["batch_norm", "running"] + 3  # other mates, known ones, one size
+    cells = {(row["norm"], *(row[name] for name in Cell._fields)) for row in result["rows"]}
+    assert len(cells) == len(result["rows"])
+    assert {row["source"] for row in result["rows"] if row["norm"] == "batch_norm"} == {"", *NETS[1:]}
+    assert all(0 <= row["right"] <= row["images"] == TEST for row in result["rows"])
+    assert {attack for _, _, attack, *_ in cells} == {"clean", "transfer", *ATTACKS}
+    assert [t["norm"] for t in result["trainings"]] == list(NETS)
+    for training in result["trainings"]:
+        (epoch,) = training["history"]
+        assert (epoch["forward"], epoch["backward"]) == (2, 2)
+        assert {"running", "running_loss"} <= epoch["scores"].keys()
+        weights = tmp_path / "all" / f"resnet20-{training['norm']}-natural-0.safetensors"
+        Subject("resnet20", training["norm"], 0).build().load_state_dict(load_file(weights))
+    assert {guard["name"] for guard in result["guards"]} == {
+        "stronger is worse", "falls to chance", "black box no better", "other mates"
+    }  # fmt: skip
+    assert not list((tmp_path / "all").glob("*.unfinished"))
+    monkeypatch.setattr(cifar10, "fit", None)  # nothing is left to train
+    monkeypatch.setattr(cifar10_cells.Bench, "right", None)  # or to measure
+    again = run("all")
+    assert (again["rows"], again["trainings"]) == (result["rows"], result["trainings"])
+
+
+def test_two_shares_make_the_same_record(run):
+    norms = ("--norms", "batch_norm", "group_norm")
+    whole = run("whole", *norms)
+    run("shared", "--share", "1/2", *norms)
+    run("shared", "--share", "0/2", *norms)
+    shared = run("shared", *norms)
+    assert known(shared["rows"]) == known(whole["rows"])
+    assert trained(shared) == trained(whole)
+
+
+def test_stopped_anywhere_it_goes_on(run, tmp_path, monkeypatch):
+    norms = ("--norms", "batch_norm", "group_norm")
+    whole, right, real = run("whole", *norms), cifar10_cells.Bench.right, cifar10.fit
+
+    def stop_in_measuring(bench, cell):
+        if cell.attack == "gaussian" and bench.subject.norm == "group_norm":
+            raise KeyboardInterrupt
+        return right(bench, cell)
+
+    def stop_in_training(*arguments, **options):
+        def progress(step):
+            raise KeyboardInterrupt
+
+        return real(*arguments, **{**options, "progress": progress, "checkpoint_seconds": 0})
+
+    monkeypatch.setattr(cifar10, "fit", stop_in_training)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", *norms)
+    assert [path.name for path in (tmp_path / "stopped").glob("*.unfinished")]
+    monkeypatch.setattr(cifar10, "fit", real)
+    monkeypatch.setattr(cifar10_cells.Bench, "right", stop_in_measuring)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", *norms)
+    monkeypatch.setattr(cifar10_cells.Bench, "right", right)
+    cells = tmp_path / "stopped" / "cells.jsonl"
+    cells.write_text(cells.read_text()[:-20])  # the last line was being written
+    stopped = run("stopped", *norms)
+    assert known(stopped["rows"]) == known(whole["rows"])
+    assert trained(stopped) == trained(whole)
+
+
+def test_other_settings_need_another_folder(run):
+    run("all", "--norms", "batch_norm", "--share", "1/2")
+    with pytest.raises(SystemExit, match="holds cells of other settings"):
+        run("all", "--norms", "batch_norm", "--epochs", "2")
+
+
+@pytest.mark.parametrize("share", ["2/2", "-1/2"])
+def test_a_share_there_is_not(run, share, capsys):
+    with pytest.raises(SystemExit):
+        run("all", f"--share={share}")
+    assert "0/2 and 1/2 are the two halves" in capsys.readouterr().err
+
+
+def test_adversarial_training(run):
+    result = run("all", "--norms", "none", "batch_norm", "--trainings", "adversarial")
+    for training in result["trainings"]:
+        (epoch,) = training["history"]
+        assert (epoch["forward"], epoch["backward"]) == (2 * 8, 2 * 8)
+        assert next(iter(epoch["scores"])) == "attacked"
+    assert {row["training"] for row in result["rows"]} == {"adversarial"}
+
+
+def test_a_training_that_breaks_down_is_recorded(run, monkeypatch):
+    def diverge(*arguments, **options):
+        raise FloatingPointError("the loss of epoch 0 is nan")
+
+    monkeypatch.setattr(cifar10, "fit", diverge)
+    result = run("all", "--norms", "batch_norm")
+    assert [(t["history"], t["failed"]) for t in result["trainings"]] == [([], "the loss of epoch 0 is nan")]
+    assert result["rows"] == []
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_norm_is_trained_saved_and_attacked(norm, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "resnet20", small)
+    monkeypatch.setattr(models, "fixup_resnet20", without_norm)
+    data = Data.load(folder, train=256, validation=20, test=10, device=torch.device("cpu"))
+    subject, preset = Subject("resnet20", norm, 0), cifar10.PRESETS["quick"]
+    cells = cifar10.Cells(tmp_path / "cells.jsonl", {})
+    net = cifar10.train(subject, data, preset, tmp_path, cells)
+    loaded = cifar10.train(subject, data, preset, tmp_path, cells)
+    for mode in subject.modes:
+        one, two = (
+            cifar10_cells.Bench(subject, n, data.test, data.test_labels, tmp_path / name)
+            for name, n in (("one", net), ("two", loaded))
+        )
+        for bench in (one, two):
+            bench.folder.mkdir(exist_ok=True)
+        for cell in (Cell(mode, "clean", 0.0), Cell(mode, "fgsm", EPS), Cell(mode, "bim_5", 5 / 255)):
+            assert one.right(cell) == two.right(cell)
+        assert one.right(Cell(mode, "fgsm", 0.5)) <= one.right(Cell(mode, "clean", 0.0))
+
+
+def test_without_tracking_is_the_batch_mode(folder):
+    """Training the same, bit for bit; evaluation as with the batch's statistics."""
+    data = Data.load(folder, train=256, validation=20, test=20, device=torch.device("cpu"))
+
+    def train(net):
+        fit(
+            net,
+            lambda epoch: Shuffled(data.train, data.train_labels, epoch),
+            nn.functional.cross_entropy,
+            epochs=2,
+        )
+        return net
+
+    def network(**options):
+        torch.manual_seed(0)
+        return small(lambda channels: nn.BatchNorm2d(channels, **options))
+
+    tracked, untracked = train(network()), train(network(track_running_stats=False))
+    for name, value in untracked.state_dict().items():
+        assert torch.equal(tracked.state_dict()[name], value)
+    batch = Subject("resnet20", "batch_norm", 0).in_mode(tracked, "batch")
+    with torch.no_grad():
+        torch.testing.assert_close(batch(data.test), untracked(data.test))
+        assert not torch.allclose(tracked(data.test), untracked(data.test))
+
+
+def test_transferred_images_are_those_of_the_source(run, tmp_path, folder):
+    """Seen by hand: the source's attacked images, given to another network."""
+    result = run("all", "--norms", "batch_norm", "group_norm")
+    data = Data.load(folder, train=256, validation=20, test=TEST, device=torch.device("cpu"))
+    images = load_file(tmp_path / "all" / "attacked" / "resnet20-batch_norm-natural-0-running.safetensors")["images"]
+    assert 0 < float((images - data.test).abs().max()) <= EPS + 1e-6
+    subject = Subject("resnet20", "group_norm", 0)
+    net = subject.build().eval()
+    net.load_state_dict(load_file(tmp_path / "all" / f"{subject}.safetensors"))
+    right = int((net(images).argmax(1) == data.test_labels).sum())
+    (row,) = (r for r in result["rows"] if r["norm"] == "group_norm" and r["source"] == "batch_norm")
+    assert row["right"] == right
+
+
+def test_the_shares_have_equally_many_of_each_norm():
+    everyone = subjects(("resnet20",), NORMS[:4], ("natural",), (0, 1))
+    assert len(set(everyone)) == 8
+    for share in (0, 1):
+        assert sorted(s.norm for s in everyone[share::2]) == sorted(NORMS[:4])
+
+
+def test_networks_without_normalization_exist_where_fixup_does():
+    everyone = subjects(("resnet20", "resnet9"), ("none", "batch_norm"), ("natural",), (0,))
+    assert [(s.net, s.norm) for s in everyone] == [
+        ("resnet20", "none"), ("resnet20", "batch_norm"), ("resnet9", "batch_norm")
+    ]  # fmt: skip
+
+
+# --- guards --------------------------------------------------------------------------------------------------------
+
+
+def rows(mode="running", **right):
+    """Rows of one network; names are attack, strength in thousandths, and mates or source."""
+    subject = vars(Subject("resnet20", "batch_norm", 0))
+    for name, count in right.items():
+        attack, eps, other = (*name.split("_"), "")[:3]
+        mates = other if other in ("other", "known") else "same"
+        cell = Cell(mode, attack, float(eps) / 1000, mates=mates, source=other if mates == "same" else "")
+        yield {**subject, **cell._asdict(), "images": 500, "right": count}
+
+
+HONEST = {"clean_0": 450, "pgd_30": 50, "fgsm_30": 100, "pgd_900": 10, "transfer_30_stein": 300}
+
+
+def verdicts(mode="running", **right):
+    return [(guard["name"], guard["passed"]) for guard in cifar10_guards.guards(list(rows(mode, **right)))]
+
+
+def test_honest_rows_pass():
+    assert verdicts(**HONEST) == [
+        ("stronger is worse", True),
+        ("stronger is worse", True),
+        ("falls to chance", True),
+        ("black box no better", True),
+    ]
+    mates = {"pgd_30_other": 60, "pgd_30_known": 55}
+    assert verdicts("batch", **HONEST, **mates)[-1] == ("other mates", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        ({"pgd_30": 200, "pgd_100": 300}, ["stronger is worse", "stronger is worse"]),
+        ({"pgd_30": 200}, ["stronger is worse"]),
+        ({"pgd_900": 90, "pgd_30": 90}, ["falls to chance"]),
+        ({"transfer_30_other": 10, "transfer_30_lasso": 5}, ["black box no better"]),
+    ],
+)
+def test_dishonest_rows_fail(change, failed):
+    assert [name for name, passed in verdicts(**{**HONEST, **change}) if passed is False] == failed
+
+
+def test_defences_that_hang_on_the_mates_fail():
+    mates = {"pgd_30": 200, "fgsm_30": 250, "pgd_30_other": 210, "pgd_30_known": 60}
+    assert [name for name, passed in verdicts("batch", **{**HONEST, **mates}) if passed is False] == ["other mates"]
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_shows_every_image_once():
+    images = torch.arange(64, dtype=torch.uint8)[:, None, None, None].expand(64, 3, 32, 32).clone() + 100
+    batches = Shuffled(images, torch.arange(64), seed=3, size=20)
+    seen = torch.cat([labels for _, labels in batches])
+    assert (len(batches), len(set(seen.tolist()))) == (3, 60)
+    for x, labels in batches:
+        assert torch.equal(x.amax((1, 2, 3)), (labels + 100).float() / 255)
+    again, other = (torch.cat([y for _, y in Shuffled(images, torch.arange(64), s, 20)]) for s in (3, 4))
+    assert torch.equal(seen, again)
+    assert not torch.equal(seen, other)
+
+
+def test_crops_are_parts_of_the_framed_image():
+    images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    changed = augment(images, torch.Generator().manual_seed(0))
+    framed = nn.functional.pad(images, [4] * 4)
+    for x, frame in zip(changed, framed, strict=True):
+        crops = [frame[:, i : i + 32, j : j + 32] for i in range(9) for j in range(9)]
+        assert any(torch.equal(x, crop) or torch.equal(x, crop.flip(2)) for crop in crops)
+
+
+def test_validation_images_are_not_trained_on(folder):
+    data = Data.load(folder, train=200, validation=100, test=30, device=torch.device("cpu"))
+    shown = {tuple(image.flatten().tolist()) for image in data.train}
+    held = {tuple((255 * image).round().int().flatten().tolist()) for image in data.validation}
+    assert len(shown) == 200
+    assert len(held) == 100
+    assert not shown & held
+    assert (len(data.test), data.test.dtype, float(data.test.max()) <= 1) == (30, torch.float32, True)
+    with pytest.raises(SystemExit, match="there are 300 images, not 250"):
+        Data.load(folder, train=250, validation=100, test=30, device=torch.device("cpu"))
