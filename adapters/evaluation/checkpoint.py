@@ -17,7 +17,8 @@ from shrinkstats.adapters.torch.noise import NOISE_BUFFERS
 from shrinkstats.estimators import BatchStatistics
 
 ENDINGS = (".safetensors", ".pt", ".pth")
-MODELS = tuple(name for name in models.__all__ if name != "group_norm")
+# Networks that classify small images; models has others, for scenes and volumes.
+MODELS = tuple(name for name in models.__all__ if name.startswith(("resnet", "vgg", "fixup")))
 INSIDE = ("state_dict", "model_state_dict", "model", "net")  # where training programs put the state dict
 
 
