@@ -11,6 +11,7 @@ import argparse
 import math
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -329,19 +330,30 @@ def blend_rules() -> str:
     result = load("blend_rules")
     stein, *others = result["rules"]
     parts = list(result["rules"][stein])
-    rows = [(f"**{stein}**, accuracy", *(f"{result['rules'][stein][part]['accuracy']:.2f}%" for part in parts))]
+    right: dict[str, dict[tuple[str, int, int], int]] = defaultdict(dict)
+    for r in result["rows"]:
+        right[r["rule"]][r["shift"], r["severity"], r["batch"]] = sum(r["right"])
+
+    def lost(rule: str) -> str:
+        """Points below the trained network, in the worst cell."""
+        worst = max(trained - right[rule][cell] for cell, trained in right["trained statistics"].items())
+        return f"{100 * worst / result['images']:.1f}"
+
+    best = result["rules"][stein]
+    rows = [(f"**{stein}**, accuracy", *(f"{best[part]['accuracy']:.2f}%" for part in parts), lost(stein))]
     rows += [
         (
             name,
-            *(
-                f"{c['above']:+.2f} ± {c['standard_error']:.2f}"
-                for c in (result["rules"][name][part] for part in parts)
-            ),
+            *(f"{c['above']:+.2f} ± {c['standard_error']:.2f}" for c in map(result["rules"][name].get, parts)),
+            lost(name),
         )
         for name in others
     ]
-    text = f"\n\nPoints of accuracy above the Stein blend's, ± one standard error; {result['images']} images a cell."
-    return markdown(("rule", *parts), rows) + text + source(result)
+    text = (
+        f"\n\nPoints of accuracy above the Stein blend's, ± one standard error; {result['images']} images a cell. Last "
+        "column: points below the trained network in the worst cell."
+    )
+    return markdown(("rule", *parts, "worst loss"), rows) + text + source(result)
 
 
 def shift() -> str:
