@@ -134,7 +134,7 @@ class Cells:
 
 
 def train(subject: Subject, data: Data, preset: Preset, output: Path, cells: Cells) -> nn.Module | None:
-    """The trained network, from its file if there is one; None if training broke down."""
+    """The trained network, from its file if there is one; None if training broke down, or cannot begin yet."""
     net = subject.build().to(data.test.device)
     path = output / f"{subject}.safetensors"
     checkpoint = path.with_suffix(".unfinished")
@@ -145,6 +145,9 @@ def train(subject: Subject, data: Data, preset: Preset, output: Path, cells: Cel
             subject.calibrate(net, data.validation.split(BATCH))  # makes room for what is loaded
             net.load_state_dict(load_file(path))
             return net.eval()
+    if not subject.prepare(net, output):
+        print(f"{subject} waits for the network with batch norm; start again when that is trained", flush=True)
+        return None
     note: Row = {**vars(subject), "history": []}
     try:
         history = fit(

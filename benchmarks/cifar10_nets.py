@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks.adaptation import MEAN, STD
 from shrinkstats.adapters import models
 from shrinkstats.adapters.attacks import Standardized
-from shrinkstats.adapters.torch import adapt, calibrate, convert
+from shrinkstats.adapters.torch import AdaptiveBatchNormNetwork, adapt, calibrate, convert
 from shrinkstats.estimators import (
     BatchStatistics,
     Estimator,
@@ -42,7 +44,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "prior_blend": PriorBlend(16.0),
     "stein_blend": SteinBlend(),
 }
-NORMS = (*ESTIMATORS, "group_norm", "none")
+NORMS = (*ESTIMATORS, "group_norm", "none", "abnn")
 MODES = ("running", "batch")
 
 
@@ -64,13 +66,15 @@ class Subject:
 
         What the papers call a norm without tracking is the mode "batch": tracking changes nothing in training.
         """
-        return MODES if self.norm in ESTIMATORS else MODES[:1]
+        return MODES[:1] if self.norm in ("group_norm", "none") else MODES
 
     def build(self) -> nn.Module:
         """The untrained network, of images from 0 to 1."""
         torch.manual_seed(self.seed)
         if self.norm == "none":
             net = getattr(models, f"fixup_{self.net}")()
+        elif self.norm == "abnn":
+            net = AdaptiveBatchNormNetwork(*(getattr(models, self.net)() for _ in range(2)))
         elif self.norm == "group_norm":
             net = getattr(models, self.net)(norm_layer=models.group_norm)
         else:
@@ -79,10 +83,22 @@ class Subject:
                 convert(net, ESTIMATORS[self.norm])
         return Standardized(net, MEAN, STD).to(memory_format=torch.channels_last)
 
+    def prepare(self, net: nn.Module, folder: Path) -> bool:
+        """Give ABNN its substitute, the network with batch norm; False if that is not trained yet."""
+        if self.norm != "abnn":
+            return True
+        path = folder / f"{replace(self, norm='batch_norm', training='natural')}.safetensors"
+        if path.exists():
+            state = {name.removeprefix("net."): value for name, value in load_file(path).items()}
+            net.net.substitute.load_state_dict(state)
+        return path.exists()
+
     def in_mode(self, net: nn.Module, mode: str) -> nn.Module:
         """A copy that evaluates so; it is attacked, so its weights need no gradients."""
         net = copy.deepcopy(net).eval().requires_grad_(False)
-        if mode == "batch":
+        if mode == "batch" and self.norm == "abnn":  # the substitute's statistics are the batch's in either mode
+            adapt(net.net.target, BatchStatistics())
+        elif mode == "batch":
             with warnings.catch_warnings():  # during training a Stein blend is not calibrated yet
                 warnings.filterwarnings("ignore", message="not calibrated")
                 adapt(net, ESTIMATORS[self.norm])
@@ -97,11 +113,14 @@ class Subject:
 def subjects(
     nets: Iterable[str], norms: Iterable[str], trainings: Iterable[str], seeds: Iterable[int]
 ) -> list[Subject]:
-    """All there are, seed by seed; every other seed backwards, so that two shares have equally much to do."""
+    """All there are, seed by seed; every other seed backwards, so that two shares have equally much to do.
+
+    ABNN comes last: it needs a trained network with batch norm.
+    """
     found = []
     for seed in seeds:
         round = [Subject(net, norm, seed, training) for training in trainings for net in nets for norm in norms]
         found += [
             s for s in (round[::-1] if seed % 2 else round) if s.norm != "none" or hasattr(models, f"fixup_{s.net}")
         ]
-    return found
+    return sorted(found, key=lambda subject: subject.norm == "abnn")

@@ -49,6 +49,7 @@ LOOKS = {  # norm -> colour and marker; the others are in the tables
     "stein_blend": ("#E69F00", ">"),
     "group_norm": ("#8c510a", "P"),
     "none": ("#666666", "s"),
+    "abnn": ("#000000", "X"),
 }
 ATTACKS = {
     ("clean", 0.0): ("clean", "#666666", "s"),

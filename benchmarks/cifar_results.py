@@ -30,6 +30,7 @@ NAMES = {
     "stein_blend": "Stein blend",
     "group_norm": "group norm",
     "none": "none (Fixup)",
+    "abnn": "ABNN",
 }
 NETS = {"resnet9": "ResNet-9", "resnet20": "ResNet-20"}
 WITHOUT_STATISTICS = ("group_norm", "none")  # one mode is all there is

@@ -194,7 +194,13 @@ def test_every_norm_is_trained_saved_and_attacked(norm, folder, tmp_path, monkey
     data = Data.load(folder, train=256, validation=20, test=10, device=torch.device("cpu"))
     subject, preset = Subject("resnet20", norm, 0), cifar10.PRESETS["quick"]
     cells = cifar10.Cells(tmp_path / "cells.jsonl", {})
+    if norm == "abnn":
+        assert cifar10.train(subject, data, preset, tmp_path, cells) is None
+        substitute = cifar10.train(replace(subject, norm="batch_norm"), data, preset, tmp_path, cells)
     net = cifar10.train(subject, data, preset, tmp_path, cells)
+    if norm == "abnn":
+        for name, value in substitute.net.state_dict().items():
+            assert torch.equal(net.net.substitute.state_dict()[name], value)
     loaded = cifar10.train(subject, data, preset, tmp_path, cells)
     for mode in subject.modes:
         one, two = (
