@@ -25,6 +25,7 @@ MODULES = [
     "shrinkstats.adapters.robustness",
     "shrinkstats.adapters.datasets",
     "shrinkstats.adapters.models",
+    "shrinkstats.adapters.segmentation",
     "shrinkstats.theory",
 ]
 TORCH = importlib.util.find_spec("torch") is not None

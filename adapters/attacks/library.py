@@ -50,7 +50,7 @@ class Foolbox(Attack):
     Raises
     ------
     TypeError
-        When called with a loss that :func:`classification` or :func:`margin` did not make: libraries want the logits.
+        When called with a loss that ``classification`` or ``margin`` did not make: libraries want the logits.
 
     References
     ----------
