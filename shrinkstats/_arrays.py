@@ -51,6 +51,8 @@ def namespace(**arguments: object) -> Namespace:
         return array_api_compat.torch
     if not arrays:
         return array_namespace(np.empty(0))
+    if any(map(is_dask_array, arrays.values())):  # vectors in memory go with data that are deferred
+        arrays = {name: x for name, x in arrays.items() if not is_numpy_array(x)}
     try:
         xp = array_namespace(*arrays.values())
     except TypeError as error:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import device
+from array_api_compat import device, is_cupy_array, is_dask_array
 
-from shrinkstats import kernels
+from shrinkstats import _moments_file, kernels
 from shrinkstats._arrays import (
     Array,
     Namespace,
     as_real,
     check_channels,
     is_numpy,
+    is_torch_array,
     namespace,
     nonnegative,
     statistics_dtype,
 )
+from shrinkstats.kernels.layout import outermost
+
+BLOCK = 2**20
+"""Elements converted, or groups kept, at a time, so that memory does not grow with the data."""
 
 
 class Statistics(NamedTuple):
@@ -144,6 +152,63 @@ class Moments:
         """What turns `sample_m2` into `noise`, for two samples or more."""
         return self.samples / (self.samples - 1) / self.count / self.count
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a file, whole or not at all; :meth:`Moments.load` reads it.
+
+        Parameters
+        ----------
+        path : path
+            The file; by habit it ends in .npz. One that exists is replaced. It holds plain NumPy arrays. Dask's vectors
+            are computed, in one pass.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+
+        Examples
+        --------
+        A pass over data that stops and goes on: `samples` says how far it came.
+
+        >>> import numpy as np, shrinkstats, tempfile, pathlib
+        >>> from itertools import islice
+        >>> images = np.random.default_rng(0).normal(size=(10, 3, 8, 8))
+        >>> def batches(start):
+        ...     return (images[i : i + 2] for i in range(start, len(images), 2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "images.npz")
+        ...     shrinkstats.moments(islice(batches(0), 3)).save(path)
+        ...     done = shrinkstats.Moments.load(path)
+        >>> done
+        Moments(3 channels, count=384, samples=6)
+        >>> done + shrinkstats.moments(batches(done.samples))
+        Moments(3 channels, count=640, samples=10)
+        """
+        here = self
+        if is_dask_array(self.mean):
+            import dask
+
+            (here,) = dask.compute(self)
+        _moments_file.write(Path(path), {f.name: _on_host(getattr(here, f.name)) for f in fields(self)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Moments:
+        """What :meth:`Moments.save` wrote, as NumPy vectors.
+
+        Parameters
+        ----------
+        path : path
+            The file. It is not trusted: nothing in it is run, and its contents are checked.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is damaged, or something else.
+        """
+        return cls(**_moments_file.read(Path(path)))
+
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):
             return NotImplemented
@@ -183,14 +248,22 @@ def _merge(n_a: float, mean_a: Array, m2_a: Array, n_b: float, mean_b: Array, m2
     return mean_a + difference * share, m2_a + m2_b + difference * difference * (n_a * share)
 
 
-def moments(x: Array, *, axis: int = 1, sample_axis: int | None = 0) -> Moments:
+def _on_host(x: Any) -> np.ndarray[Any, Any]:
+    """x as a NumPy array."""
+    if is_torch_array(x):
+        x = x.detach().cpu()
+    return np.asarray(x.get() if is_cupy_array(x) else x)
+
+
+def moments(x: Array | Iterator[Array], *, axis: int = 1, sample_axis: int | None = 0) -> Moments:
     """Count, mean, squared deviations, extremes and sampling noise per channel, in one read of the data.
 
     Parameters
     ----------
-    x : array
+    x : array, or iterator of arrays
         Data of any number of axes; float16, bfloat16, float32 or float64, or integers, which are promoted.
-        NumPy arrays of any strides are read in place.
+        NumPy arrays of any strides are read in place, `numpy.memmap` too: memory does not grow with the file.
+        Dask arrays may have any chunks. Of an iterator (a generator, ``iter(loader)``) all arrays together.
     axis : int
         The axis of the channels; statistics are over all others.
     sample_axis : int or None
@@ -202,11 +275,14 @@ def moments(x: Array, *, axis: int = 1, sample_axis: int | None = 0) -> Moments:
     Moments
         Vectors of the kind and on the device of `x`: float64 on a CPU, float32 or better elsewhere. An array
         without observations gives what :meth:`Moments.empty` gives. NaN in a channel makes that channel NaN.
+        Dask's vectors are deferred: ``dask.compute(m)`` gives the same Moments with NumPy vectors, in one pass
+        (one vector computed alone reads all the data).
 
     Raises
     ------
     ValueError
-        If an axis does not exist, both axes are the same, or there are no channels.
+        If an axis does not exist, both axes are the same, or there are no channels; if an iterator yields nothing, or
+        the chunks of a Dask array are of unknown size.
     TypeError
         If the data are not real numbers.
 
@@ -224,15 +300,27 @@ def moments(x: Array, *, axis: int = 1, sample_axis: int | None = 0) -> Moments:
     Moments(3 channels, count=2048, samples=8)
     >>> bool(abs(m.mean - 5).max() < 0.2), m.var().dtype
     (True, dtype('float64'))
+    >>> shrinkstats.moments(batch for batch in np.split(images, 4))
+    Moments(3 channels, count=2048, samples=8)
     """
+    if isinstance(x, Iterator):
+        return _of_stream(x, axis, sample_axis)
     xp = namespace(x=x)
-    x = as_real("x", x, xp) if not (is_numpy(x) and kernels.supports(x)) else x
+    if not is_numpy(x):
+        x = as_real("x", x, xp)
+    elif not kernels.supports(x):
+        as_real("x", np.empty_like(x, shape=0), xp)  # other than numbers is an error; conversion waits
     axis, sample_axis = check_axes(x, axis, sample_axis)
     if math.prod(x.shape) == 0:
         blank = Moments.empty(x.shape[axis])
         place = {"dtype": statistics_dtype(x, xp), "device": device(x)}
         vectors = {k: xp.asarray(v, **place) for k, v in vars(blank).items() if isinstance(v, np.ndarray)}
         return Moments(count=0, samples=0, sample_weight=0.0, **vectors)
+    if is_numpy(x):
+        cut, pieces = _cut(x, axis, sample_axis) if x.size > BLOCK else (axis, 1)
+        if pieces > 1:
+            return _in_blocks(x, axis, sample_axis, cut, pieces)
+        x = x if kernels.supports(x) else x.astype(np.float64)
     backend = kernels.backend(x)
     count = math.prod(x.shape) // x.shape[axis]
     if sample_axis is None:
@@ -245,9 +333,44 @@ def moments(x: Array, *, axis: int = 1, sample_axis: int | None = 0) -> Moments:
     return Moments(count, samples, mean, m2, low, high, weight * samples, mean, weight * sample_m2)
 
 
+def _of_stream(arrays: Iterator[Array], axis: int, sample_axis: int | None) -> Moments:
+    """Of all arrays together, one in memory at a time."""
+    total = sum(moments(x, axis=axis, sample_axis=sample_axis) for x in arrays)
+    if not isinstance(total, Moments):
+        raise ValueError(
+            "the iterator yielded no array (was it used before?): nothing says how many channels there are"
+        )
+    return total
+
+
+def _cut(x: np.ndarray[Any, Any], axis: int, sample_axis: int | None) -> tuple[int, int]:
+    """The axis to cut x along, and the number of pieces that keeps memory small."""
+    cut = sample_axis
+    if cut is None or x.shape[cut] == 1:
+        cut = outermost(x, axis)
+    if cut is None:  # one element a channel
+        return axis, 1
+    if not kernels.supports(x):  # each piece is converted
+        return cut, min(-(-x.size // BLOCK), x.shape[cut])
+    groups = x.shape[axis] * x.shape[cut]  # the kernels keep statistics of each, unless it is a single element
+    return cut, 1 if groups == x.size else min(-(-groups // BLOCK), x.shape[cut])
+
+
+def _in_blocks(x: np.ndarray[Any, Any], axis: int, sample_axis: int | None, cut: int, pieces: int) -> Moments:
+    """The sum over pieces along one axis."""
+    total = _of_stream(iter(np.array_split(x, pieces, axis=cut)), axis, sample_axis)
+    if sample_axis in (None, cut):
+        return total
+    # The pieces are of one sample.
+    weight = float(total.count) * total.count
+    return replace(total, samples=1, sample_weight=weight, sample_mean=total.mean, sample_m2=np.zeros_like(total.mean))
+
+
 def check_axes(x: Array, axis: int, sample_axis: int | None) -> tuple[int, int | None]:
     """Both axes as non-negative numbers."""
     shape = tuple(x.shape)
+    if any(isinstance(n, float) for n in shape):
+        raise ValueError(f"x has chunks of unknown size (shape {shape}); call x.compute_chunk_sizes() first")
 
     def resolve(name: str, value: int) -> int:
         try:

@@ -9,8 +9,8 @@ pass              reads       gives
 `combine`         x, g        ``a[c] * g + b[c] * (x - mean) + d[c]``, where d may differ between samples
 ================  ==========  =======================================================================
 
-One file a backend: `cpu` (Numba, NumPy arrays of any strides) and `generic` (array operations, any library; it has the
-forward passes, whose gradients the libraries find themselves).
+One file a backend: `cpu` (Numba, NumPy arrays of any strides), `dask` (deferred, chunk by chunk; the forward passes)
+and `generic` (array operations, any library; the forward passes, whose gradients the libraries find themselves).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import numpy as np
+from array_api_compat import is_dask_array
 
 from shrinkstats._arrays import Array, is_numpy
 
@@ -36,6 +37,10 @@ def backend(x: Array) -> ModuleType:
         from shrinkstats.kernels import cpu
 
         return cpu
+    if is_dask_array(x):
+        from shrinkstats.kernels import dask
+
+        return dask
     from shrinkstats.kernels import generic
 
     return generic

@@ -1,0 +1,68 @@
+"""Moments in a file: an .npz archive of plain arrays, read back without trusting it."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shrinkstats._files import whole
+
+NUMBERS = ("count", "samples", "sample_weight")
+VECTORS = ("mean", "m2", "minimum", "maximum", "sample_mean", "sample_m2")
+
+
+def write(path: Path, fields: dict[str, NDArray[Any]]) -> None:
+    """Write the fields, whole or not at all."""
+    with whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **fields)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The fields in a file, checked."""
+    with path.open("rb") as file:
+        try:
+            return _checked(_unpack(file))
+        except Exception as error:  # what parsers raise on a malformed file is an open list
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{path}: damaged, or not written by Moments.save: {reason}") from error
+
+
+def _unpack(file: Any) -> dict[str, NDArray[Any]]:
+    with zipfile.ZipFile(file) as archive:
+        expected = {f"{name}.npy": name for name in (*NUMBERS, *VECTORS)}
+        if sorted(archive.namelist()) != sorted(expected):
+            raise ValueError(f"it holds {', '.join(archive.namelist()) or 'nothing'}; expected {', '.join(expected)}")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("it is compressed")  # a small file could unfold to any size
+        # A whole member is read first, which checks its sum.
+        return {
+            name: np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
+            for member, name in expected.items()
+        }
+
+
+def _checked(fields: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    for name in NUMBERS:
+        kind = "f" if name == "sample_weight" else "iu"
+        if fields[name].shape != () or fields[name].dtype.kind not in kind:
+            raise ValueError(f"{name} is not a number")
+    shape = fields["mean"].shape
+    if len(shape) != 1 or not shape[0]:
+        raise ValueError(f"mean has shape {shape}, expected a vector of channels")
+    for name in VECTORS:
+        if fields[name].shape != shape or fields[name].dtype.kind != "f":
+            raise ValueError(f"{name} is not a vector of {shape[0]} real numbers, as many as mean has")
+    numbers = {name: fields[name].item() for name in NUMBERS}
+    count, samples, weight = (numbers[name] for name in NUMBERS)
+    if not (0 <= samples <= count and (samples > 0) == (count > 0) and 0 <= weight < math.inf):
+        raise ValueError(f"count={count}, samples={samples}, sample_weight={weight} cannot be")
+    for name in ("m2", "sample_m2"):
+        if (fields[name] < 0).any():
+            raise ValueError(f"{name} is negative")
+    return {**fields, **numbers}

@@ -1,0 +1,89 @@
+"""SteinScaler: scikit-learn's contract, and the numbers of the estimators."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+import shrinkstats
+from shrinkstats.adapters.sklearn import SteinScaler
+from shrinkstats.estimators import BatchStatistics, PriorBlend, RobustNorm, Stein
+
+
+def table(rows=30, features=6, seed=0):
+    return np.random.default_rng(seed).normal(1.0, 2.0, size=(rows, features))
+
+
+@pytest.mark.parametrize("scaler", [SteinScaler(), SteinScaler(RobustNorm())], ids=str)
+def test_scikit_learn_accepts_it(scaler):
+    for check in check_estimator(scaler, on_skip=None):
+        assert check["status"] in ("passed", "skipped"), check
+
+
+def test_plain_statistics_are_standard_scaler():
+    x = table()
+    ours, theirs = SteinScaler(BatchStatistics()).fit(x), StandardScaler().fit(x)
+    np.testing.assert_allclose(ours.mean_, theirs.mean_, rtol=1e-12)
+    np.testing.assert_allclose(ours.scale_, theirs.scale_, rtol=1e-12)
+    np.testing.assert_allclose(ours.transform(x), theirs.transform(x), rtol=1e-12, atol=1e-12)
+
+
+def test_shrunken_statistics():
+    x = table()
+    m = shrinkstats.moments(x)
+    scaler = SteinScaler().fit(x)
+    np.testing.assert_array_equal(scaler.mean_, shrinkstats.james_stein(m.mean, m.noise).estimate)
+    np.testing.assert_allclose(scaler.scale_**2, shrinkstats.gamma_stein(m.var(), 30), rtol=1e-14)
+
+
+def test_parts_give_the_whole():
+    x = table()
+    whole, parts = SteinScaler().fit(x), SteinScaler()
+    for part in np.split(x, [1, 4, 20]):
+        parts.partial_fit(part)
+    assert parts.n_samples_seen_ == 30
+    np.testing.assert_allclose(parts.mean_, whole.mean_, rtol=1e-12)
+    np.testing.assert_allclose(parts.scale_, whole.scale_, rtol=1e-12)
+    np.testing.assert_array_equal(parts.fit(x).mean_, whole.mean_)  # fit forgets
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_there_and_back(dtype):
+    x = (table() + 1000).astype(dtype)
+    x[:, 2] = 7.0  # a constant: its scale is not 0
+    scaler = SteinScaler(BatchStatistics()).fit(x)
+    y = scaler.transform(x)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y[:, 2], 0)
+    np.testing.assert_allclose(scaler.inverse_transform(y), x, rtol=4 * np.finfo(dtype).eps)
+
+
+def test_prior():
+    x, prior = table(rows=4), shrinkstats.Statistics(np.zeros(6), np.full(6, 9.0))
+    scaler = SteinScaler(PriorBlend(12.0), prior=prior).fit(x)
+    np.testing.assert_allclose(scaler.mean_, x.mean(axis=0) / 4, rtol=1e-12)
+    with pytest.raises(ValueError, match="prior"):
+        SteinScaler(PriorBlend(12.0)).fit(x)
+
+
+def test_names_of_features():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(table(features=2), columns=["height", "weight"])
+    pipeline = make_pipeline(SteinScaler()).set_output(transform="pandas").fit(frame)
+    assert list(pipeline.get_feature_names_out()) == ["height", "weight"]
+    assert list(pipeline.transform(frame).columns) == ["height", "weight"]
+
+
+def test_errors():
+    with pytest.raises(TypeError, match=r"one of shrinkstats\.estimators.*got 'stein'"):
+        SteinScaler("stein").fit(table())
+    with pytest.raises(ValueError, match=r"n_samples=1 is too few for Stein"):
+        SteinScaler().fit(table(rows=1))
+    one = SteinScaler(Stein()).partial_fit(table(rows=1))  # more may follow
+    with pytest.raises(ValueError, match="too few"):
+        one.transform(table())
+    assert np.isfinite(one.partial_fit(table(rows=1, seed=1)).transform(table())).all()
