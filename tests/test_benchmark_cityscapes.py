@@ -1,0 +1,284 @@
+"""The comparison on street scenes, from end to end on made-up streets and a small network."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
+pytest.importorskip("matplotlib", reason="needs the extra shrinkstats[cli]")
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+from safetensors.torch import load_file  # noqa: E402
+from torch import nn  # noqa: E402
+
+from benchmarks import cityscapes, record  # noqa: E402
+from benchmarks.cityscapes import CONDITIONS, Cell, Data, Run, changed, evaluate  # noqa: E402
+from shrinkstats.adapters import models  # noqa: E402
+from shrinkstats.adapters.datasets import Cityscapes  # noqa: E402
+from shrinkstats.adapters.segmentation import Confusion  # noqa: E402
+
+SIZE = (16, 24)
+NORMS = ("batch_norm", "robust_norm")
+ROAD, SKY, CAR, ODD = 7, 23, 26, 0  # labelIds
+
+
+def small(num_classes=19):
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=4, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, num_classes, 1)
+    )
+
+
+def street(rng):
+    """A scene whose colours tell its classes: sky above, road below, a car, and a void corner."""
+    ids = np.full(SIZE, ROAD, np.uint8)
+    ids[: rng.integers(5, 9)] = SKY
+    left = rng.integers(16)
+    ids[9:13, left : left + 8] = CAR
+    ids[-2:, -3:] = ODD
+    colours = np.zeros((34, 3))
+    colours[[ROAD, SKY, CAR]] = (90, 90, 90), (90, 140, 220), (200, 40, 40)
+    return (colours[ids] + rng.integers(0, 30, (*SIZE, 3))).astype(np.uint8), ids
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("streets"), np.random.default_rng(0)
+    for split, count in {"train": 12, "val": 4, "test": 5}.items():
+        for k in range(count):
+            image, ids = street(rng)
+            for kind, picture in (("leftImg8bit", image), ("gtFine_labelIds", ids)):
+                path = folder / kind.split("_")[0] / split / "bonn" / f"bonn_000000_{k:06}_{kind}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(path)
+    return folder
+
+
+@pytest.fixture
+def preset(monkeypatch):
+    monkeypatch.setattr(models, "hrnet_w18_small_v1", small)
+    return replace(
+        cityscapes.PRESETS["quick"],
+        norms=NORMS,
+        size=SIZE,
+        train_batch=4,
+        epochs=2,
+        validation_images=4,
+        test_images=5,
+        pgd_steps=2,
+    )
+
+
+@pytest.fixture
+def run(folder, preset, tmp_path, monkeypatch):
+    """The command with a preset of a small network; gives what it recorded."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(cityscapes, "SHOWN", 1)
+    monkeypatch.setitem(cityscapes.PRESETS, "quick", preset)
+
+    def call(output, *options):
+        cityscapes.main(["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / output), *options])
+        path = tmp_path / "results" / "cityscapes_quick.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    return call
+
+
+def known(result):
+    """What is recorded, without the seconds it took."""
+    trainings = [{**t, "history": [{**e, "seconds": 0} for e in t["history"]]} for t in result["trainings"]]
+    return sorted(json.dumps(row, sort_keys=True) for row in [*trainings, *result["rows"]])
+
+
+def test_from_scenes_to_a_record(run, tmp_path, monkeypatch, capsys):
+    result = run("all", "--seeds", "0", "1")
+    said = capsys.readouterr().out
+    assert "| batch_norm; stein_blend of 2 |" in said
+    assert "| car |" in said
+    assert result["scenes"] == {"train": 12, "validation": 4, "test": 5}
+    cells = {(row["norm"], row["seed"], *(row[name] for name in Cell._fields)) for row in result["rows"]}
+    ways = {cell[2:4] for cell in cells if cell[0] == "batch_norm"}
+    assert ways == {("running", 16), ("batch", 2), ("stein_blend", 2)}
+    assert len(cells) == len(result["rows"]) == 2 * (3 + 2) * len(CONDITIONS)
+    for row in result["rows"]:
+        assert row["classes"].keys() == {"road", "sky", "car"}
+        assert row["images"] == 5
+        assert row["miou"] == pytest.approx(np.mean([of["iou"] for of in row["classes"].values()]))
+        assert row["counting_void"].keys() == {"jaccard", "accuracy", "precision", "sensitivity", "f1"}
+    for training in result["trainings"]:
+        run_name = f"hrnet_w18_small_v1-{training['norm']}-{training['seed']}"
+        weights = load_file(tmp_path / "all" / f"{run_name}.safetensors")
+        Run("hrnet_w18_small_v1", training["norm"], 0).build().load_state_dict(weights)
+        with Image.open(tmp_path / "all" / f"{run_name}.png") as picture:
+            assert picture.format == "PNG"
+    assert not list((tmp_path / "all").glob("*.unfinished"))
+    for name in ("fit", "evaluate", "draw"):
+        monkeypatch.setattr(cityscapes, name, None)  # nothing is left to do
+    assert known(run("all", "--seeds", "0", "1")) == known(result)
+
+
+def test_stopped_anywhere_and_shared_it_is_the_same(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(cityscapes, "draw", lambda path, net, data: path.touch())
+    whole, real, measured = run("whole"), cityscapes.fit, cityscapes.evaluate
+
+    def stop_in_training(*arguments, **options):
+        def progress(step):
+            raise KeyboardInterrupt
+
+        return real(*arguments, **{**options, "progress": progress, "checkpoint_seconds": 0})
+
+    def stop_in_measuring(net, data, cell):
+        if cell.condition == "night":
+            raise KeyboardInterrupt
+        return measured(net, data, cell)
+
+    monkeypatch.setattr(cityscapes, "fit", stop_in_training)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped")
+    assert list((tmp_path / "stopped").glob("*.unfinished"))
+    monkeypatch.setattr(cityscapes, "fit", real)
+    monkeypatch.setattr(cityscapes, "evaluate", stop_in_measuring)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", "--share", "1/2")
+    monkeypatch.setattr(cityscapes, "evaluate", measured)
+    run("stopped", "--share", "1/2")
+    run("stopped", "--share", "0/2")
+    assert known(run("stopped")) == known(whole)
+
+
+def test_other_settings_need_another_folder(run):
+    run("all", "--share", "9/10")  # begins the file, trains nothing
+    with pytest.raises(SystemExit, match="holds cells of other settings"):
+        run("all", "--size", "8", "12")
+
+
+def test_a_training_that_breaks_down_is_recorded(run, monkeypatch):
+    def diverge(*arguments, **options):
+        raise FloatingPointError("the loss of epoch 0 is nan")
+
+    monkeypatch.setattr(cityscapes, "fit", diverge)
+    result = run("all", "--norms", "batch_norm")
+    assert [(t["history"], t["failed"]) for t in result["trainings"]] == [([], "the loss of epoch 0 is nan")]
+    assert result["rows"] == []
+
+
+# --- parts of it ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(folder, preset):
+    return Data.load(folder, preset, torch.device("cpu"))
+
+
+def files(subset):
+    """The images of a part of the data."""
+    return {subset.dataset.frames[index].image for index in subset.indices}
+
+
+def test_no_scene_is_in_two_parts(folder, preset, data):
+    held = Data.load(folder, replace(preset, split="val", test_images=3), torch.device("cpu"))
+    for one in (data, held):
+        assert not files(one.train) & files(one.validation)
+        assert not (files(one.train) | files(one.validation)) & files(one.test)
+        assert files(one.train) == files(one.plain)
+    assert [len(files(part)) for part in (held.train, held.validation, held.test)] == [8, 4, 3]
+    with pytest.raises(SystemExit, match="12 scenes to train on, too few for a batch of 13"):
+        Data.load(folder, replace(preset, train_batch=13), torch.device("cpu"))
+
+
+def test_epochs_differ_and_can_be_repeated(data):
+    seen, again, other = (list(data.shuffled(0, epoch)) for epoch in (3, 3, 4))
+    assert len(seen) == len(data.shuffled(0, 3)) == 3
+    assert all(torch.equal(x, x2) and torch.equal(y, y2) for (x, y), (x2, y2) in zip(seen, again, strict=True))
+    assert not any(torch.equal(x, x2) for (x, _), (x2, _) in zip(seen, other, strict=True))
+    assert 0.2 < max(float(x.max()) for x, _ in seen) <= 1
+
+
+def test_scores_are_those_of_the_predictions(folder, data):
+    """A perfect network, but for the cars, which it takes for road; in any batches."""
+    truth = torch.from_numpy(np.stack([labels for _, labels in Cityscapes(folder, "test", size=SIZE)]))
+    seen = []
+
+    class Blind(nn.Module):
+        def forward(self, x):
+            start = sum(seen)
+            seen.append(len(x))
+            labels = truth[start : start + len(x)]
+            found = torch.where((labels == 255) | (labels == 13), 0, labels)
+            return nn.functional.one_hot(found, 19).movedim(-1, 1).float()
+
+    for batch in (2, 16):
+        seen.clear()
+        found = evaluate(Blind(), data, Cell("running", batch, "clean"))
+        road = (truth == 0).sum() / ((truth == 0).sum() + (truth == 13).sum())
+        assert found["classes"]["car"]["iou"] == 0
+        assert found["classes"]["sky"]["iou"] == 1
+        assert found["classes"]["road"]["iou"] == pytest.approx(float(road))
+        assert found["miou"] == pytest.approx((1 + float(road)) / 3)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_conditions_change_images_within_their_bounds(condition, data):
+    run = Run("hrnet_w18_small_v1", "stein_sampling", 0)
+    net = run.in_mode(run.build(), "batch", data.clean)
+    images, labels = next(iter(data.shuffled(0, 0)))
+    once, again = (changed(condition, net, images, labels, 3, 7) for _ in range(2))
+    assert torch.equal(once, again)
+    assert once.shape == images.shape
+    assert 0 <= float(once.min()) <= float(once.max()) <= 1
+    assert torch.equal(once, images) == (condition == "clean")
+    if condition in cityscapes.SHIFTS:  # an image has the same weather in any batch
+        alone = changed(condition, net, images[1:2], labels[1:2], 3, 8)
+        assert torch.equal(alone, once[1:2])
+    if condition in ("fgsm", "pgd"):
+        assert float((once - images).abs().max()) <= cityscapes.EPS + 1e-6
+        with torch.no_grad():
+            before, after = (cityscapes.losses(net(x), labels).mean() for x in (images, once))
+        assert after > before
+
+
+def test_night_is_dark_and_fog_pale():
+    image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    dark, pale = (shift(image, torch.Generator().manual_seed(0)) for shift in (cityscapes.night, cityscapes.fog))
+    assert float(dark.mean()) < 0.3 * float(image.mean())
+    assert float(dark[:, 2].mean()) > float(dark[:, 0].mean())
+    assert float(pale.std()) < 0.8 * float(image.std())
+
+
+def test_the_three_modes(data):
+    """Running statistics give what the network gives; those of the batch depend on the mates; a blend lies between."""
+    run = Run("hrnet_w18_small_v1", "batch_norm", 0)
+    net = run.build()
+    images = torch.stack([image for batch, _ in data.shuffled(0, 0) for image in batch])
+    for _ in range(20):
+        net(images)  # in training: statistics move
+    net.eval()
+    with torch.no_grad():
+        running, batch, blend = (run.in_mode(net, mode, data.clean)(images[:2]) for mode in run.modes)
+        alone = run.in_mode(net, "batch", data.clean)(images[:1])
+        assert torch.allclose(running, net(images[:2]), atol=1e-5)
+    assert not torch.allclose(batch[:1], alone, atol=1e-3)
+    assert not torch.allclose(batch, running, atol=1e-3)
+    assert float((blend - running).norm()) < float((batch - running).norm())
+    assert Run("hrnet_w18_small_v1", "robust_norm", 0).modes == ("running", "batch")
+
+
+def test_void_pixels_and_half_precision_do_not_enter_the_loss():
+    logits, labels = torch.randn(2, 19, 4, 4), torch.randint(19, (2, 4, 4))
+    labels[:, :2] = 255
+    other = logits.clone()
+    other[:, :, :2] = 100 * torch.randn(2, 19, 2, 4)
+    assert torch.equal(cityscapes.losses(logits, labels), cityscapes.losses(other, labels))
+    expected = nn.functional.cross_entropy(logits[:1, :, 2:], labels[:1, 2:])
+    assert float(cityscapes.losses(logits, labels)[0]) == pytest.approx(float(expected))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert cityscapes.Segmenter(small())(torch.rand(1, 3, *SIZE)).dtype == torch.float32
+
+
+def test_counts_are_by_true_class():
+    logits = torch.zeros(1, 19, 1, 3)
+    logits[0, 2] = 1.0
+    found = cityscapes.confusion(logits, torch.tensor([[[2, 5, 255]]]))
+    expected = Confusion.of([2, 5, 255], [2, 2, 2], classes=19)
+    assert np.array_equal(found.counts, expected.counts)
+    assert found.void == 1

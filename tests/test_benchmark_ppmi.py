@@ -1,0 +1,298 @@
+"""The comparison in a 3D network, from end to end on made-up brains."""
+
+import csv
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
+pytest.importorskip("matplotlib", reason="needs the extra shrinkstats[cli]")
+nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
+from safetensors.torch import load_file  # noqa: E402
+
+from benchmarks import ppmi, record  # noqa: E402
+from benchmarks.ppmi import Cell, Part, Run, Shuffled, augment, evaluate, scores  # noqa: E402
+from shrinkstats.adapters.attacks import PGD  # noqa: E402
+
+SUBJECTS = 30
+NORMS = ("batch_norm", "robust_norm")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An archive of three groups; the brains of the group "large" are. One file is cut short."""
+    folder, rng = tmp_path_factory.mktemp("archive"), np.random.default_rng(0)
+    rows = []
+    for k in range(SUBJECTS):
+        group = ("large", "small", "tiny")[k % 3]
+        radius = {"large": 5, "small": 3, "tiny": 2}[group]
+        grid = np.mgrid[-6:6, -6:6, -6:6]
+        brain = 0.1 + (np.sqrt((grid**2).sum(0)) < radius) * 0.7 + 0.1 * rng.random((12, 12, 12))
+        path = folder / "images" / f"S{k}" / f"I{1000 + k}.nii.gz"
+        path.parent.mkdir(parents=True)
+        nibabel.save(nibabel.Nifti1Image(brain.astype(np.float32), np.eye(4)), path)
+        rows.append([f"I{1000 + k}", f"S{k}", group])
+    path.write_bytes(path.read_bytes()[:100])
+    with (folder / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["Image Data ID", "Subject", "Group"], *rows])
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch):
+    """The command with a small preset; gives what it recorded."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(ppmi, "RESAMPLES", 50)
+    monkeypatch.setitem(ppmi.ATTACKS, "pgd", partial(PGD, steps=2))
+    tiny = replace(ppmi.PRESETS["quick"], norms=NORMS, batches=(4,), sizes=(2,), epochs=2)
+    monkeypatch.setitem(ppmi.PRESETS, "quick", tiny)
+
+    def call(output, *options):
+        ppmi.main(["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / output), *options])
+        path = tmp_path / "results" / "ppmi_quick.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    return call
+
+
+def known(result):
+    """What is recorded, without the seconds it took."""
+    trainings = [{**t, "history": [{**e, "seconds": 0} for e in t["history"]]} for t in result["trainings"]]
+    return sorted(json.dumps(row, sort_keys=True) for row in [*trainings, *result["rows"]])
+
+
+def test_from_an_archive_to_a_record(run, tmp_path, monkeypatch, capsys):
+    result = run("all", "--seeds", "0", "1")
+    assert result["data"] == {"volumes": 29, "subjects": 29, "positive": 10, "shape": [12, 12, 12], "problems": 1}
+    said = capsys.readouterr().out
+    assert "left out:" in said
+    assert "S29" in said
+    assert "| batch_norm, 4; batch of 2 |" in said
+    cells = {tuple(row[name] for name in ("norm", *Cell._fields)) for row in result["rows"]}
+    assert len(cells) == len(result["rows"]) == 2 * 2 * 4
+    assert {cell[1:3] for cell in cells} == {("running", 16), ("batch", 2)}
+    for row in result["rows"]:
+        assert row["volumes"] == 12  # two folds of five
+        assert row["balanced_accuracy_by_seed"].keys() == {"0", "1"}
+        for name in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity"):
+            value, low, high = row[name]
+            assert 0 <= low <= high <= 1
+            assert 0 <= value <= 1
+    for training in result["trainings"]:
+        weights = tmp_path / "all" / f"small_cnn3d-{training['norm']}-4-{training['seed']}.safetensors"
+        Run(training["norm"], 4, 0).build((12, 12, 12)).load_state_dict(load_file(weights))
+    assert not list((tmp_path / "all").glob("*.unfinished"))
+    monkeypatch.setattr(ppmi, "fit", None)  # nothing is left to train
+    monkeypatch.setattr(ppmi, "evaluate", None)  # or to measure
+    assert known(run("all", "--seeds", "0", "1")) == known(result)
+
+
+def test_stopped_anywhere_and_shared_it_is_the_same(run, tmp_path, monkeypatch):
+    whole, real, measured = run("whole"), ppmi.fit, ppmi.evaluate
+
+    def stop_in_training(*arguments, **options):
+        def progress(step):
+            raise KeyboardInterrupt
+
+        return real(*arguments, **{**options, "progress": progress, "checkpoint_seconds": 0})
+
+    def stop_in_measuring(net, part, cell):
+        if cell.attack == "fgsm":
+            raise KeyboardInterrupt
+        return measured(net, part, cell)
+
+    monkeypatch.setattr(ppmi, "fit", stop_in_training)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped")
+    assert list((tmp_path / "stopped").glob("*.unfinished"))
+    monkeypatch.setattr(ppmi, "fit", real)
+    monkeypatch.setattr(ppmi, "evaluate", stop_in_measuring)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", "--share", "1/2")
+    monkeypatch.setattr(ppmi, "evaluate", measured)
+    run("stopped", "--share", "1/2")
+    run("stopped", "--share", "0/2")
+    assert known(run("stopped")) == known(whole)
+
+
+@pytest.mark.parametrize("options", [("--epochs", "3"), ("--positive", "large", "tiny"), ("--negative", "tiny")])
+def test_other_settings_need_another_folder(run, options):
+    run("all", "--share", "9/10")  # begins the file, trains nothing
+    with pytest.raises(SystemExit, match="holds cells of other settings"):
+        run("all", *options)
+
+
+def test_a_share_there_is_not(run, capsys):
+    with pytest.raises(SystemExit):
+        run("all", "--share", "2/2")
+    assert "0/2 and 1/2 are the two halves" in capsys.readouterr().err
+
+
+def test_one_table_is_needed(folder, tmp_path, run):
+    (folder / "other.csv").touch()
+    try:
+        with pytest.raises(SystemExit, match=r"expected one CSV .*other.csv, table.csv; name"):
+            run("all")
+    finally:
+        (folder / "other.csv").unlink()
+
+
+def test_a_training_that_breaks_down_is_recorded(run, monkeypatch):
+    def diverge(*arguments, **options):
+        raise FloatingPointError("the loss of epoch 0 is nan")
+
+    monkeypatch.setattr(ppmi, "fit", diverge)
+    result = run("all", "--norms", "batch_norm")
+    assert [(t["history"], t["failed"]) for t in result["trainings"]] == [([], "the loss of epoch 0 is nan")]
+    assert result["rows"] == []
+
+
+# --- parts of it ---------------------------------------------------------------------------------------------------
+
+
+def made_up(n, subjects=None, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    images = rng.random((n, 1, 6, 6, 6), dtype=np.float32)
+    whose = np.array([f"{k}" for k in range(n)] if subjects is None else subjects)
+    return ppmi.Volumes(images, labels, whose, (), ())
+
+
+def test_every_subject_is_tested_once_and_never_trained_on():
+    subjects = [f"{k // 4}-{k % 2}" for k in range(80)]  # two volumes of each
+    volumes = made_up(80, subjects)
+    tested = []
+    for seed in range(5):
+        split = ppmi.parts(volumes, seed, torch.device("cpu"))
+        where = [
+            {
+                subjects[int(np.flatnonzero((volumes.images == image.numpy()).all((1, 2, 3, 4)))[0])]
+                for image in part.images
+            }
+            for part in split
+        ]
+        assert len(set.union(*where)) == sum(map(len, where))
+        assert sum(len(part.images) for part in split) == 80
+        tested += where[2]
+    assert sorted(tested) == sorted(set(subjects))
+
+
+def test_epochs_differ_and_can_be_repeated():
+    part = Part(torch.rand(10, 1, 4, 4, 4), torch.arange(10))
+    seen, again, other = (list(Shuffled(part, 3, seed)) for seed in (5, 5, 6))
+    assert len(seen) == len(Shuffled(part, 3, 5)) == 3
+    for (x, y), (x2, y2) in zip(seen, again, strict=True):
+        assert torch.equal(x, x2)
+        assert torch.equal(y, y2)
+    assert not torch.equal(seen[0][1], other[0][1])
+    assert len({int(label) for _, labels in seen for label in labels}) == 9
+
+
+def test_volumes_move_and_are_mirrored():
+    volumes = torch.rand(40, 1, 5, 4, 3)
+    changed = augment(volumes, torch.Generator().manual_seed(0))
+    framed = torch.nn.functional.pad(volumes, [ppmi.SHIFT] * 6)
+    seen = set()
+    for x, frame in zip(changed, framed, strict=True):
+        places = [
+            (i, j, k, mirrored)
+            for i in range(5) for j in range(5) for k in range(5) for mirrored in (False, True)
+            if torch.equal(x.flip(1) if mirrored else x, frame[:, i : i + 5, j : j + 4, k : k + 3])
+        ]  # fmt: skip
+        assert places
+        seen |= set(places)
+    assert [len({place[axis] for place in seen}) for axis in range(4)] == [5, 5, 5, 2]
+
+
+def test_batches_are_full_and_results_in_order():
+    """A net that tells the size of its batch, and what is in it."""
+    sizes = []
+
+    class Told(torch.nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            return x.mean((1, 2, 3, 4))[:, None]
+
+    part = Part(torch.rand(7, 1, 2, 2, 2), torch.zeros(7, dtype=torch.int64))
+    for batch in (2, 4, 16):
+        sizes.clear()
+        logits = evaluate(Told(), part, Cell("batch", batch, "clean", 0.0))
+        assert set(sizes) == {batch}
+        assert np.allclose(logits, part.images.mean((1, 2, 3, 4)), atol=1e-5)
+
+
+def test_batches_have_statistics_of_their_own():
+    run = Run("batch_norm", 4, 0)
+    net = run.build((8, 8, 8))
+    volumes = torch.rand(4, 1, 8, 8, 8) * torch.arange(1, 5).reshape(4, 1, 1, 1, 1)
+    with torch.no_grad():
+        running, batch = (run.in_mode(net, mode)(volumes) for mode in ("running", "batch"))
+        alone = [run.in_mode(net, mode)(volumes[:2]) for mode in ("running", "batch")]
+        assert torch.allclose(running, net.eval()(volumes), atol=1e-6)
+        assert torch.allclose(batch, net.train()(volumes), atol=1e-5)
+    assert torch.allclose(alone[0], running[:2], atol=1e-6)
+    assert not torch.allclose(alone[1], batch[:2], atol=1e-4)
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_attacks_raise_the_loss_of_the_labels(attack):
+    run = Run("stein_sampling", 4, 0)
+    net = run.build((8, 8, 8))
+    part = Part(torch.rand(8, 1, 8, 8, 8), torch.arange(8) % 2)
+    for mode in ("running", "batch"):
+        evaluated = run.in_mode(net, mode)
+        clean, attacked = (
+            torch.tensor(evaluate(evaluated, part, Cell(mode, 4, *kind)))[:, None]
+            for kind in (("clean", 0.0), (attack, 0.1))
+        )
+        assert ppmi.losses(attacked, part.labels).mean() > ppmi.losses(clean, part.labels).mean()
+
+
+def test_scores_are_those_of_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics", reason="compares with scikit-learn")
+    rng = np.random.default_rng(0)
+    labels, folds = rng.integers(2, size=60), np.repeat([0, 1], 30)
+    logits = (rng.normal(size=60) + labels).round(1)  # with ties
+    found = scores(logits, labels, np.arange(60).astype(str), folds)
+    predicted = logits > 0
+    expected = {
+        "accuracy": metrics.accuracy_score(labels, predicted),
+        "balanced_accuracy": metrics.balanced_accuracy_score(labels, predicted),
+        "sensitivity": metrics.recall_score(labels, predicted),
+        "specificity": metrics.recall_score(labels, predicted, pos_label=0),
+        "auc": np.mean([metrics.roc_auc_score(labels[folds == k], logits[folds == k]) for k in (0, 1)]),
+    }
+    assert {name: value for name, (value, *_) in found.items()} == pytest.approx(expected)
+
+
+def test_intervals_are_those_of_independent_subjects():
+    """Of a proportion, about 1.96 sqrt(p (1 - p) / subjects) to each side, however many volumes a subject has."""
+    rng = np.random.default_rng(1)
+    labels, right = np.repeat([0, 1], 200), rng.random(400) < 0.7
+    logits = np.where(right == (labels == 1), 1.0, -1.0)
+    subjects = np.arange(400).astype(str)
+    once = scores(logits, labels, subjects, np.zeros(400, int))
+    thrice = scores(*(np.repeat(v, 3) for v in (logits, labels, subjects)), np.zeros(1200, int))
+    for name, n in (("sensitivity", 200), ("specificity", 200), ("accuracy", 400)):
+        value, low, high = once[name]
+        assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(value * (1 - value) / n), rel=0.1)
+        assert thrice[name] == pytest.approx(once[name], abs=0.01)
+    value, low, high = once["auc"]  # with two values it is the balanced accuracy
+    assert once["auc"] == pytest.approx(once["balanced_accuracy"])
+
+
+def test_seeds_are_pooled_by_their_folds():
+    volumes = made_up(40)
+    perfect = {seed: np.where(volumes.labels[ppmi.fold(volumes, seed)[1]] == 1, 2.0, -2.0).tolist() for seed in (0, 1)}
+    rows = [
+        {"norm": "a", "train_batch": 2, **Cell("running", 16, "clean", 0.0)._asdict(), "seed": seed, "logits": values}
+        for seed, values in ((0, perfect[0]), (1, [-v for v in perfect[1]]))
+    ]
+    (found,) = ppmi.summary(volumes, rows)
+    assert found["balanced_accuracy_by_seed"] == {0: 1.0, 1: 0.0}
+    assert found["balanced_accuracy"][0] == pytest.approx(0.5)
+    assert found["auc"][0] == pytest.approx(0.5)
+    assert found["volumes"] == 16
