@@ -20,7 +20,7 @@ from types import ModuleType
 import numpy as np
 from array_api_compat import is_dask_array
 
-from shrinkstats._arrays import Array, is_numpy
+from shrinkstats._arrays import Array, is_numpy, is_torch_array
 
 COMPILED = ("float32", "float64", "uint8")
 """What the kernels are compiled for: floats, and images as they lie in files. Other integers are promoted first."""
@@ -37,7 +37,7 @@ def backend(x: Array) -> ModuleType:
         from shrinkstats.kernels import cpu
 
         return cpu
-    if is_dask_array(x):
+    if not is_torch_array(x) and is_dask_array(x):
         from shrinkstats.kernels import dask
 
         return dask
