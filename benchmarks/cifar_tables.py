@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from benchmarks.cifar10_cells import EPS
+from benchmarks.cifar10_cells import EPS, SPREAD
 from benchmarks.cifar_results import Row, Setting, chosen, norm_name, of_seeds, published, settings, share
 from benchmarks.markdown import markdown, source
 from benchmarks.record import load
@@ -25,6 +25,10 @@ COLUMNS = {  # attack and strength -> head of its column
     ("occlusion", 7.0): "occlusion, 7 x 7 pixels",
 }
 PAPER_COLUMNS = {key: head for key, head in COLUMNS.items() if key[0] in ("clean", "gaussian", "fgsm", "bim", "pgd")}
+STANDARDIZED = {  # the same, for a paper that measures them in standard deviations of the pixels
+    (attack, eps * (SPREAD**2 if attack == "gaussian" else SPREAD)): head
+    for (attack, eps), head in PAPER_COLUMNS.items()
+}
 BY_GRADIENTS = ("gradient", "fgsm", "bim", "bim_5", "pgd", "pgd_restarts", "pgd_l2")  # what the guards speak of
 MARKS = {"stronger is worse": "s", "falls to chance": "c", "black box no better": "b", "other mates": "m"}
 TEST_IMAGES = 10_000  # of CIFAR-10 and CIFAR-100
@@ -48,11 +52,14 @@ def attacked(name: str) -> str:
 
 
 def beside_published(name: str) -> str:
-    """Ours, and what the RobustNorm paper printed for the same setting."""
+    """Ours, with strengths in units of either kind, and what the RobustNorm paper printed for the same setting."""
     result, paper = load(name), published("robustnorm")
 
     def lines_of(setting: Setting) -> list[tuple[str, ...]]:
-        lines = [(f"**{setting.label}**", *(_cell(result, setting, *key) for key in PAPER_COLUMNS))]
+        lines = [
+            (f"**{setting.label}**; {unit}", *(_cell(result, setting, *key) for key in columns))
+            for unit, columns in (("range of a pixel", PAPER_COLUMNS), ("standard deviation", STANDARDIZED))
+        ]
         for table in paper["tables"]:
             for row in table["rows"]:
                 if table["dataset"] == "cifar10" and Setting(*(row[n] for n in Setting._fields)) == setting:
@@ -64,7 +71,7 @@ def beside_published(name: str) -> str:
     group = ""
     for setting in settings(result["rows"]):
         lines = lines_of(setting)
-        if len(lines) == 1:
+        if len(lines) == 2:
             continue
         if setting.group != group:
             group = setting.group
@@ -75,16 +82,21 @@ def beside_published(name: str) -> str:
 
 
 def mates(name: str) -> str:
-    """Batch statistics under PGD: among the mates of the attack, among others, and where the attack knew of them."""
+    """Batch statistics under PGD: among the mates of the attack, among others, and where the attack knew of them.
+
+    And under an attack that was made on the same weights with running statistics.
+    """
     result = load(name)
     found = [s for s in settings(result["rows"]) if s.mode == "batch"]
     kinds = {"same": "same mates", "other": "other mates", "known": "other mates, known before"}
-    lines = _grouped(
-        found,
-        lambda setting: [_cell(result, setting, "pgd", EPS, mates=kind) for kind in kinds],
-        len(kinds),
-    )
-    return markdown(("accuracy under PGD, %", *kinds.values()), lines) + _legend(result) + source(result)
+
+    def cells(setting: Setting) -> list[str]:
+        other_mode = [row for row in chosen(result["rows"], setting, "transfer") if row["source"] == setting.norm]
+        among = [_cell(result, setting, "pgd", EPS, mates=kind) for kind in kinds]
+        return [*among, str(share(other_mode) or "")]
+
+    head = ("accuracy under PGD, %", *kinds.values(), "made with running statistics")
+    return markdown(head, _grouped(found, cells, len(head) - 1)) + _legend(result) + source(result)
 
 
 def transferred(name: str) -> str:

@@ -58,6 +58,8 @@ def result(monkeypatch, tmp_path):
     ]
     rows += [cell("batch_norm", "batch", 0, "clean", 0.0, 500, batch=4)]
     rows += [cell("batch_norm", "batch", 0, "pgd", 0.03, 200, mates="other")]
+    rows += [cell("batch_norm", "batch", 0, "transfer", 0.03, 150, source="batch_norm")]
+    rows += [cell("batch_norm", "running", seed, "fgsm", 0.0075, 700) for seed in (0, 1, 2)]  # 0.03 deviations
     rows += [cell("robust_norm", "running", 0, "clean", 0.0, 800)]
     rows += [cell("robust_norm", "running", 0, "transfer", 0.03, 700, source="batch_norm")]
     good = history({"running": 0.5, "batch": 0.6}, {"running": 0.8, "batch": 0.7}, {"running": 0.7, "batch": 0.9})
@@ -131,13 +133,18 @@ def test_beside_published(result):
         "25.43 ± 2.37",
         "29.73 ± 0.86",
     ]
+    in_pixels, in_deviations = (
+        found[f"**batch norm, running statistics**; {unit}"] for unit in ("range of a pixel", "standard deviation")
+    )
+    assert [in_pixels[2][:4], in_deviations[2][:4]] == ["51.0", "70.0"]
+    assert in_pixels[0] == in_deviations[0]  # clean images have no strength
     assert found["RobustNorm paper, table 2: BatchNorm w/o Tracking"][4] == "48.54 ± 0.91"
     assert found["RobustNorm paper, table 3: RobustNorm with tracking"] == ["91.97 ± 0.30", "", "", "", ""]
     assert not any("No Norm" in name or "RobustNorm w/o" in name for name in found)  # nothing of ours to compare
 
 
 def test_mates_transfers_guards_and_trainings(result):
-    assert lines(cifar_tables.mates("some"))["batch norm, batch statistics"][1:] == ["20.0", ""]
+    assert lines(cifar_tables.mates("some"))["batch norm, batch statistics"][1:] == ["20.0", "", "15.0"]
     found = lines(cifar_tables.transferred("some"))
     assert found["RobustNorm, running statistics"] == ["70.0"]
     assert found["batch norm, batch statistics"][0].startswith("*33.0")
