@@ -2,47 +2,42 @@
 
     python -m benchmarks.cityscapes --preset quick|cpu|paper --data FOLDER --output FOLDER
 
-FOLDER of --data holds leftImg8bit and gtFine. Preset "paper" trains on the split "train" without the last scenes, which
-choose the best weights, and tests on "val". "quick" and "cpu" choose by "val" and test on "test", for data whose test
-scenes are annotated (those of Cityscapes are not: say --split val). Networks are evaluated with running statistics and
-with those of the batch; batch norm also adapted by a Stein blend of the two. Weights are kept as safetensors in
---output, with a picture of some scenes for every network. Stopped at any moment and started again, the benchmark goes
-on where it was. Several processes may share the work (--share 0/2 and 1/2, each with OMP_NUM_THREADS=1); a last call
-without --share records it. `torchrun --nproc-per-node N -m benchmarks.cityscapes ...` trains on N GPUs, with statistics
-of all of them.
+FOLDER of --data holds leftImg8bit and gtFine. Networks are trained on the split "train" without its last scenes, which
+choose the best weights, and tested on "val"; and, where "test" has annotated scenes of drives (cities) that are not in
+"train", on those. They are evaluated with running statistics and with those of the batch; batch norm also adapted by a
+Stein blend of the two. Weights are kept as safetensors in --output, with a picture of some scenes for every network.
+Stopped at any moment and started again, the benchmark goes on where it was. Several processes may share the work
+(--share 0/2 and 1/2, each with OMP_NUM_THREADS=1); a last call without --share records it. `torchrun --nproc-per-node N
+-m benchmarks.cityscapes ...` trains on N GPUs, with statistics of all of them.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 
-from benchmarks.cifar10 import Cells, Log, first_rank, start_ranks
+from benchmarks import runner
 from benchmarks.cifar10_nets import ESTIMATORS
 from benchmarks.markdown import markdown
 from benchmarks.record import save
+from benchmarks.runner import Cells, Row, first_rank
 from shrinkstats.adapters import models
 from shrinkstats.adapters.attacks import FGSM, PGD, Attack, GaussianNoise, Standardized, segmentation
 from shrinkstats.adapters.datasets import Augmentation, Cityscapes
 from shrinkstats.adapters.robustness.weather import plasma
 from shrinkstats.adapters.segmentation import Confusion, Example, draw_overlays, scores_counting_void
 from shrinkstats.adapters.torch import adapt, calibrate, convert
-from shrinkstats.adapters.training import fit, save_weights
 from shrinkstats.estimators import SteinBlend
-
-Row = dict[str, Any]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the published networks expect
 CATEGORIES = Cityscapes.categories
@@ -60,7 +55,6 @@ class Preset:
     norms: tuple[str, ...] = ("batch_norm", "stein_published", "stein_sampling", "robust_norm")
     seeds: tuple[int, ...] = (0,)
     net: str = "hrnet_w18_small_v1"
-    split: str = "test"
     size: tuple[int, int] = (180, 240)
     """Height and width of the scenes and of the crops that are trained on."""
     scale: tuple[float, float] = (0.75, 1.5)
@@ -69,7 +63,9 @@ class Preset:
     patience: int | None = None
     rate: float = 0.05
     validation_images: int = 32
-    test_images: int = 64
+    test_images: int = 101
+    other_images: int = 64
+    """Of the drives that are not trained on."""
     sizes: tuple[int, ...] = (2, 16)
     """Images a batch, in evaluation with the batch's statistics."""
     pgd_steps: int = 5
@@ -86,13 +82,13 @@ PRESETS = {
         epochs=2,
         validation_images=16,
         test_images=16,
+        other_images=16,
         sizes=(2,),
         pgd_steps=3,
     ),
     "cpu": Preset(),
     "paper": Preset(
         seeds=(0, 1, 2),
-        split="val",
         size=(256, 512),
         scale=(0.5, 2.0),
         train_batch=16,
@@ -100,13 +96,14 @@ PRESETS = {
         patience=50,
         validation_images=300,
         test_images=500,
+        other_images=500,
         pgd_steps=20,
         workers=8,
     ),
 }
 FIXED = (  # all cells depend on it
-    "net", "split", "size", "scale", "train_batch", "epochs", "patience", "rate",
-    "validation_images", "test_images", "pgd_steps", "bfloat16",
+    "net", "size", "scale", "train_batch", "epochs", "patience", "rate",
+    "validation_images", "test_images", "other_images", "pgd_steps", "bfloat16",
 )  # fmt: skip
 
 
@@ -161,32 +158,37 @@ class Run:
 
 @dataclass(frozen=True)
 class Data:
-    """Scenes to train on, for validation and to test on."""
+    """Scenes to train on, for validation and to test on; none of them is in two parts."""
 
     train: Subset[Any]
     plain: Subset[Any]
     """Those to train on, not augmented."""
     validation: Subset[Any]
     test: Subset[Any]
+    other: Subset[Any]
+    """To test on as well: of drives that are not trained on. There may be none."""
     preset: Preset
     device: torch.device
 
     @classmethod
     def load(cls, folder: Path, preset: Preset, device: torch.device) -> Data:
-        """Scenes for validation are of "val", unless that is tested on: then the last of "train"."""
-        plain, test = (Cityscapes(folder, name, size=preset.size) for name in ("train", preset.split))
-        augmentation = Augmentation(preset.size, scale=preset.scale)
-        augmented = Cityscapes(folder, "train", size=preset.size, augmentation=augmentation)
-        known = range(len(plain))
-        if preset.split == "val":
-            known, held = known[: -preset.validation_images], known[-preset.validation_images :]
-            validation = Subset(plain, held)
-        else:
-            validation = some(Cityscapes(folder, "val", size=preset.size), preset.validation_images)
+        """The scenes in a folder, which are read when they are needed."""
+        plain, test = (Cityscapes(folder, name, size=preset.size) for name in ("train", "val"))
+        augmented = Cityscapes(
+            folder, "train", size=preset.size, augmentation=Augmentation(preset.size, scale=preset.scale)
+        )
+        known, held = np.split(np.arange(len(plain)), [max(0, len(plain) - preset.validation_images)])
         if len(known) < preset.train_batch:
             raise SystemExit(f"{len(known)} scenes to train on, too few for a batch of {preset.train_batch}")
-        chosen = some(test, preset.test_images)
-        return cls(Subset(augmented, known), Subset(plain, known), validation, chosen, preset, device)
+        return cls(
+            Subset(augmented, known),
+            Subset(plain, known),
+            Subset(plain, held),
+            some(test, range(len(test)), preset.test_images),
+            other_drives(folder, preset, {frame.image.parent.name for frame in plain.frames}),
+            preset,
+            device,
+        )
 
     def shuffled(self, seed: int, epoch: int) -> Scenes:
         """The batches of an epoch of the training with a seed."""
@@ -198,9 +200,20 @@ class Data:
         return (images for images, _ in Scenes(self.plain, self, self.preset.train_batch, seed=0))
 
 
-def some(scenes: Any, count: int) -> Subset[Any]:
+def some(scenes: Any, indices: Sequence[int], count: int) -> Subset[Any]:
     """So many of the scenes, spread evenly: neighbours are alike."""
-    return Subset(scenes, np.unique(np.linspace(0, len(scenes) - 1, count).astype(int)).tolist())
+    spread = np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int))
+    return Subset(scenes, [indices[k] for k in spread])
+
+
+def other_drives(folder: Path, preset: Preset, known: set[str]) -> Subset[Any]:
+    """Annotated scenes of "test" that are of other drives, so far as there are any: those of Cityscapes are void."""
+    if not all((folder / kind / "test").is_dir() for kind in ("leftImg8bit", "gtFine")):
+        return Subset(None, [])
+    scenes = Cityscapes(folder, "test", size=preset.size)
+    strange = [index for index, frame in enumerate(scenes.frames) if frame.image.parent.name not in known]
+    chosen = some(scenes, strange, preset.other_images)
+    return Subset(scenes, [index for index in chosen.indices if (scenes[index][1] != VOID).any()])
 
 
 @dataclass(frozen=True)
@@ -241,41 +254,19 @@ def confusion(logits: Tensor, labels: Tensor) -> Confusion:
 def train(run: Run, data: Data, output: Path, cells: Cells) -> nn.Module | None:
     """The trained network, from its file if there is one; None if training broke down."""
     preset = data.preset
-    net = run.build().to(data.device)
-    path = output / f"{run}.safetensors"
-    checkpoint = path.with_suffix(".unfinished")
-    for known in cells.rows:
-        if "history" in known and all(known[name] == value for name, value in vars(run).items()):
-            if "failed" in known:
-                return None
-            net.load_state_dict(load_file(path))
-            return net.eval()
-    note: Row = {**vars(run), "history": []}
-    try:
-        history = fit(
-            net,
-            lambda epoch: data.shuffled(run.seed, epoch),
-            losses,
-            epochs=preset.epochs,
-            rate=preset.rate,
-            autocast=torch.bfloat16 if preset.bfloat16 else None,
-            validate=lambda net: validate(net, data),
-            patience=preset.patience,
-            checkpoint=checkpoint,
-            seed=run.seed,
-            progress=Log(str(run)),
-        )
-        note["history"] = [asdict(epoch) for epoch in history]
-    except FloatingPointError as error:
-        note["failed"] = str(error)
-    if first_rank():
-        if "failed" not in note:
-            save_weights(net, path)
-        print(f"{run}: {note.get('failed') or note['history'][-1]['scores']}", flush=True)
-    cells.add(note)
-    if first_rank():
-        checkpoint.unlink(missing_ok=True)
-    return None if "failed" in note else net
+    return runner.train(
+        run,
+        run.build().to(data.device),
+        lambda epoch: data.shuffled(run.seed, epoch),
+        losses,
+        output,
+        cells,
+        validate=lambda net: validate(net, data),
+        epochs=preset.epochs,
+        rate=preset.rate,
+        patience=preset.patience,
+        autocast=torch.bfloat16 if preset.bfloat16 else None,
+    )
 
 
 def validate(net: nn.Module, data: Data) -> dict[str, float]:
@@ -311,12 +302,13 @@ def noise(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 SHIFTS = {"fog": fog, "night": night, "noise": noise}
-CONDITIONS = ("clean", *SHIFTS, "fgsm", "pgd")
+OTHER = "other_drive"  # scenes as they are, but of drives that were not trained on
+CONDITIONS = ("clean", OTHER, *SHIFTS, "fgsm", "pgd")
 
 
 def changed(condition: str, net: nn.Module, images: Tensor, labels: Tensor, steps: int, first: int) -> Tensor:
     """The images in a condition; `first` is the number of the first one, which random numbers belong to."""
-    if condition == "clean":
+    if condition in ("clean", OTHER):
         return images
     if condition in SHIFTS:  # image by image: the same in batches of any size
         shift, numbered = SHIFTS[condition], enumerate(images.split(1), first)
@@ -336,16 +328,18 @@ class Cell(NamedTuple):
     condition: str
 
 
-def all_cells(run: Run, preset: Preset) -> list[Cell]:
+def all_cells(run: Run, data: Data) -> list[Cell]:
     """The conditions of one network."""
-    ways = [(mode, size) for mode in run.modes for size in (preset.sizes if mode != "running" else (BATCH,))]
-    return [Cell(*way, condition) for way in ways for condition in CONDITIONS]
+    sizes = data.preset.sizes
+    ways = [(mode, size) for mode in run.modes for size in (sizes if mode != "running" else (BATCH,))]
+    conditions = [condition for condition in CONDITIONS if condition != OTHER or len(data.other)]
+    return [Cell(*way, condition) for way in ways for condition in conditions]
 
 
 def evaluate(net: nn.Module, data: Data, cell: Cell) -> Row:
     """Scores over all test scenes, and those of every class that occurs."""
-    found = []
-    for number, (images, labels) in enumerate(Scenes(data.test, data, cell.batch)):
+    found, scenes = [], data.other if cell.condition == OTHER else data.test
+    for number, (images, labels) in enumerate(Scenes(scenes, data, cell.batch)):
         images = changed(cell.condition, net, images, labels, data.preset.pgd_steps, number * cell.batch)
         with torch.no_grad():
             found.append(confusion(net(images), labels))
@@ -354,7 +348,7 @@ def evaluate(net: nn.Module, data: Data, cell: Cell) -> Row:
     means = {name: value for name, value in vars(known).items() if name != "classes"}
     return {
         **means,
-        "images": len(data.test),
+        "images": len(scenes),
         "classes": per_class,
         "counting_void": scores_counting_void(found)._asdict(),
     }
@@ -363,7 +357,7 @@ def evaluate(net: nn.Module, data: Data, cell: Cell) -> Row:
 def draw(path: Path, net: nn.Module, data: Data) -> None:
     """Some scenes: image, truth, prediction, and prediction under PGD, with running statistics."""
     examples = []
-    for number, (images, labels) in enumerate(Scenes(some(data.test, SHOWN), data, 1)):
+    for number, (images, labels) in enumerate(Scenes(some(data.test.dataset, data.test.indices, SHOWN), data, 1)):
         attacked = changed("pgd", net, images, labels, data.preset.pgd_steps, number)
         with torch.no_grad():
             before, after = (net(x).argmax(1)[0].cpu().numpy() for x in (images, attacked))
@@ -374,36 +368,45 @@ def draw(path: Path, net: nn.Module, data: Data) -> None:
 
 
 def compare(runs: Sequence[Run], data: Data, output: Path, cells: Cells) -> None:
-    """Train and measure."""
-    for run in runs:
-        net = train(run, data, output, cells)
-        if net is None or not first_rank():  # it trains with the first, which measures
-            continue
-        for mode in run.modes:
-            wanted = [cell for cell in all_cells(run, data.preset) if cell.mode == mode]
-            wanted = [cell for cell in wanted if {**vars(run), **cell._asdict()} not in cells]
-            evaluated = run.in_mode(net, mode, data.clean) if wanted else net
-            for cell in wanted:
-                found = evaluate(evaluated, data, cell)
-                cells.add({**vars(run), **cell._asdict(), **found})
-                print(f"{run}: {' '.join(map(str, cell))}: {100 * found['miou']:.1f}% mean IoU", flush=True)
-        picture = output / f"{run}.png"
-        if not picture.exists():
-            draw(picture, run.in_mode(net, "running", data.clean), data)
+    """Train and measure: first all networks with running statistics, then in the other modes."""
+    for modes in (("running",), ("batch", BLEND)):
+        for run in runs:
+            net = train(run, data, output, cells)
+            if net is None or not first_rank():  # it trains with the first, which measures
+                continue
+            for mode in modes:
+                measure(run, net, mode, data, cells)
+            picture = output / f"{run}.png"
+            if not picture.exists():
+                draw(picture, run.in_mode(net, "running", data.clean), data)
+        if not first_rank():
+            return
+
+
+def measure(run: Run, net: nn.Module, mode: str, data: Data, cells: Cells) -> None:
+    """Fill in the cells that are missing."""
+    wanted = [cell for cell in all_cells(run, data) if cell.mode == mode]
+    wanted = [cell for cell in wanted if {**vars(run), **cell._asdict()} not in cells]
+    evaluated = run.in_mode(net, mode, data.clean) if wanted else net
+    for cell in wanted:
+        found = evaluate(evaluated, data, cell)
+        cells.add({**vars(run), **cell._asdict(), **found})
+        print(f"{run}: {' '.join(map(str, cell))}: {100 * found['miou']:.1f}% mean IoU", flush=True)
 
 
 def table(rows: Sequence[Row]) -> str:
     """Mean IoU in percent, the mean over seeds: a row for each way to normalize, a column for each condition."""
     ways = sorted({(row["norm"], row["mode"], row["batch"]) for row in rows})
+    conditions = [condition for condition in CONDITIONS if any(row["condition"] == condition for row in rows)]
     lines = []
     for norm, mode, size in ways:
         line = [f"{norm}; {mode}" + (f" of {size}" if mode != "running" else "")]
-        for condition in CONDITIONS:
+        for condition in conditions:
             wanted = (norm, mode, size, condition)
             found = [r["miou"] for r in rows if (r["norm"], r["mode"], r["batch"], r["condition"]) == wanted]
             line.append(f"{100 * np.mean(found):.1f}")
         lines.append(line)
-    return markdown(["statistics", *CONDITIONS], lines)
+    return markdown(["statistics", *conditions], lines)
 
 
 def class_table(rows: Sequence[Row]) -> str:
@@ -419,46 +422,29 @@ def class_table(rows: Sequence[Row]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, measure, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--split", help="what is tested on")
-    parser.add_argument("--share", default="0/1", help="i/k: only every k-th network, from the i-th on")
+    parser = runner.parser(__doc__, PRESETS)
     parser.add_argument("--net", help="a network of shrinkstats.adapters.models, such as hrnet_w48")
     parser.add_argument("--norms", nargs="+", choices=ESTIMATORS)
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--sizes", nargs="+", type=int)
     parser.add_argument("--size", nargs=2, type=int, help="height and width of the scenes")
-    for name in ("epochs", "train-batch", "test-images", "validation-images", "workers"):
+    for name in ("epochs", "train-batch", "validation-images", "test-images", "other-images", "workers"):
         parser.add_argument(f"--{name}", type=int)
     args = parser.parse_args(arguments)
-    told = {field.name: getattr(args, field.name, None) for field in fields(Preset)}
-    told = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    preset = replace(PRESETS[args.preset], **{name: value for name, value in told.items() if value is not None})
-    share, shares = (int(number) for number in args.share.split("/"))
-    if not 0 <= share < shares:
-        parser.error(f"--share counts from 0: 0/2 and 1/2 are the two halves, got {args.share}")
-    device = start_ranks()
-    args.output.mkdir(parents=True, exist_ok=True)
+    preset = runner.as_told(PRESETS[args.preset], args)
+    device = runner.start_ranks()
     data = Data.load(args.data, preset, device)
-    fixed = {name: list(v) if isinstance(v := getattr(preset, name), tuple) else v for name in FIXED}
-    if not first_rank():
-        dist.barrier()  # the first one has begun the file
-    cells = Cells(args.output / "cells.jsonl", fixed)
-    if dist.is_initialized() and first_rank():
-        dist.barrier()
+    cells = Cells.of_all_ranks(args.output, runner.settings(preset, FIXED))
     runs = [Run(preset.net, norm, seed) for seed in preset.seeds for norm in preset.norms]
-    compare(runs[share::shares], data, args.output, cells)
-    if shares == 1 and first_rank():
+    compare(args.share.part(runs), data, args.output, cells)
+    if args.share.is_all and first_rank():
         wanted = [row for row in cells.rows if Run(row["net"], row["norm"], row["seed"]) in runs]
         rows, trainings = ([row for row in wanted if ("history" in row) == is_note] for is_note in (False, True))
         print(f"{table(rows)}\n\n{class_table(rows)}")
-        described = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+        described = {name: len(getattr(data, name)) for name in ("train", "validation", "test", "other")}
         content = {"settings": asdict(preset), "scenes": described, "trainings": trainings, "rows": rows}
         print(f"written to {save(f'cityscapes_{args.preset}', content)}")
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    runner.end_ranks()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.adaptation import MEAN, STD
-from benchmarks.cifar10 import Log
 from benchmarks.cifar10_data import Data, Shuffled
+from benchmarks.runner import Log
 from shrinkstats.adapters import models
 from shrinkstats.adapters.attacks import Standardized
 from shrinkstats.adapters.training import fit, save_weights

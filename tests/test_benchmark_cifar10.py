@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from killed import kill_in_training
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 pytest.importorskip("matplotlib", reason="needs the extra shrinkstats[cli]")
 from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks import cifar10, cifar10_cells, cifar10_guards, record  # noqa: E402
+from benchmarks import cifar10, cifar10_cells, cifar10_guards, record, runner  # noqa: E402
 from benchmarks.cifar10_cells import ATTACKS, Cell  # noqa: E402
 from benchmarks.cifar10_data import Data, Shuffled, augment  # noqa: E402
 from benchmarks.cifar10_nets import NORMS, Subject, subjects  # noqa: E402
@@ -89,14 +90,16 @@ def trained(result):
 
 def test_from_images_to_a_record(run, tmp_path, monkeypatch):
     result = run("all")
-    modes = Counter((row["norm"], row["mode"]) for row in result["rows"])
+    modes = Counter((row["norm"], row["mode"]) for row in result["rows"] if row["attack"] != "pgd_restarts")
     assert set(modes) == {(n, m) for n in NETS[:2] for m in ("running", "batch")} | {("group_norm", "running")}
-    assert modes["batch_norm", "batch"] == modes["batch_norm", "running"] + 3  # other mates, known ones, one size
+    assert (
+        modes["batch_norm", "batch"] == modes["batch_norm", "running"] + 4
+    )  # other mates, known ones, one size, from running
     cells = {(row["norm"], *(row[name] for name in Cell._fields)) for row in result["rows"]}
     assert len(cells) == len(result["rows"])
-    assert {row["source"] for row in result["rows"] if row["norm"] == "batch_norm"} == {"", *NETS[1:]}
+    assert {row["source"] for row in result["rows"] if row["norm"] == "batch_norm"} == {"", *NETS}
     assert all(0 <= row["right"] <= row["images"] == TEST for row in result["rows"])
-    assert {attack for _, _, attack, *_ in cells} == {"clean", "transfer", *ATTACKS}
+    assert {attack for _, _, attack, *_ in cells} | {"pgd_restarts"} == {"clean", "transfer", *ATTACKS}
     assert [t["norm"] for t in result["trainings"]] == list(NETS)
     for training in result["trainings"]:
         (epoch,) = training["history"]
@@ -108,7 +111,7 @@ def test_from_images_to_a_record(run, tmp_path, monkeypatch):
         "stronger is worse", "falls to chance", "black box no better", "other mates"
     }  # fmt: skip
     assert not list((tmp_path / "all").glob("*.unfinished"))
-    monkeypatch.setattr(cifar10, "fit", None)  # nothing is left to train
+    monkeypatch.setattr(runner, "fit", None)  # nothing is left to train
     monkeypatch.setattr(cifar10_cells.Bench, "right", None)  # or to measure
     again = run("all")
     assert (again["rows"], again["trainings"]) == (result["rows"], result["trainings"])
@@ -126,7 +129,7 @@ def test_two_shares_make_the_same_record(run):
 
 def test_stopped_anywhere_it_goes_on(run, tmp_path, monkeypatch):
     norms = ("--norms", "batch_norm", "group_norm")
-    whole, right, real = run("whole", *norms), cifar10_cells.Bench.right, cifar10.fit
+    whole, right, real = run("whole", *norms), cifar10_cells.Bench.right, runner.fit
 
     def stop_in_measuring(bench, cell):
         if cell.attack == "gaussian" and bench.subject.norm == "group_norm":
@@ -139,11 +142,11 @@ def test_stopped_anywhere_it_goes_on(run, tmp_path, monkeypatch):
 
         return real(*arguments, **{**options, "progress": progress, "checkpoint_seconds": 0})
 
-    monkeypatch.setattr(cifar10, "fit", stop_in_training)
+    monkeypatch.setattr(runner, "fit", stop_in_training)
     with pytest.raises(KeyboardInterrupt):
         run("stopped", *norms)
     assert [path.name for path in (tmp_path / "stopped").glob("*.unfinished")]
-    monkeypatch.setattr(cifar10, "fit", real)
+    monkeypatch.setattr(runner, "fit", real)
     monkeypatch.setattr(cifar10_cells.Bench, "right", stop_in_measuring)
     with pytest.raises(KeyboardInterrupt):
         run("stopped", *norms)
@@ -153,6 +156,23 @@ def test_stopped_anywhere_it_goes_on(run, tmp_path, monkeypatch):
     stopped = run("stopped", *norms)
     assert known(stopped["rows"]) == known(whole["rows"])
     assert trained(stopped) == trained(whole)
+
+
+def test_killed_in_training_it_goes_on_to_the_same_weights(folder, tmp_path, monkeypatch):
+    options = ["--norms", "stein_sampling", "--epochs", "2", "--share", "0/1000"]
+    options += ["--train-images", "256", "--validation-images", "20", "--test-images", "4"]
+    whole, killed = (
+        ["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / name), *options]
+        for name in ("whole", "killed")
+    )
+    monkeypatch.setattr(cifar10, "measure", lambda *arguments: None)
+    kill_in_training(cifar10, killed)
+    name = "resnet20-stein_sampling-natural-0"
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"cells.jsonl", f"{name}.unfinished"}
+    cifar10.main(whole)
+    cifar10.main(killed)
+    one, two = (load_file(tmp_path / kind / f"{name}.safetensors") for kind in ("whole", "killed"))
+    assert all(torch.equal(one[key], two[key]) for key in one.keys() | two.keys())
 
 
 def test_other_settings_need_another_folder(run):
@@ -181,7 +201,7 @@ def test_a_training_that_breaks_down_is_recorded(run, monkeypatch):
     def diverge(*arguments, **options):
         raise FloatingPointError("the loss of epoch 0 is nan")
 
-    monkeypatch.setattr(cifar10, "fit", diverge)
+    monkeypatch.setattr(runner, "fit", diverge)
     result = run("all", "--norms", "batch_norm")
     assert [(t["history"], t["failed"]) for t in result["trainings"]] == [([], "the loss of epoch 0 is nan")]
     assert result["rows"] == []
@@ -193,7 +213,7 @@ def test_every_norm_is_trained_saved_and_attacked(norm, folder, tmp_path, monkey
     monkeypatch.setattr(models, "fixup_resnet20", without_norm)
     data = Data.load(folder, train=256, validation=20, test=10, device=torch.device("cpu"))
     subject, preset = Subject("resnet20", norm, 0), cifar10.PRESETS["quick"]
-    cells = cifar10.Cells(tmp_path / "cells.jsonl", {})
+    cells = runner.Cells(tmp_path / "cells.jsonl", {})
     if norm == "abnn":
         assert cifar10.train(subject, data, preset, tmp_path, cells) is None
         substitute = cifar10.train(replace(subject, norm="batch_norm"), data, preset, tmp_path, cells)
@@ -238,6 +258,17 @@ def test_without_tracking_is_the_batch_mode(folder):
     with torch.no_grad():
         torch.testing.assert_close(batch(data.test), untracked(data.test))
         assert not torch.allclose(tracked(data.test), untracked(data.test))
+
+
+def test_restarts_are_left_out_where_one_start_leaves_nothing(tmp_path):
+    cells = runner.Cells(tmp_path / "cells.jsonl", {})
+    subject, once = Subject("resnet20", "lasso", 0), Cell("batch", "pgd", 0.03)
+    cells.add(cifar10.row(subject, once, 500, 1))
+    assert not cifar10.needless(subject, once._replace(attack="pgd_restarts"), cells)
+    cells.add(cifar10.row(subject, once, 500, 0))
+    assert cifar10.needless(subject, once._replace(attack="pgd_restarts"), cells)
+    assert not cifar10.needless(subject, once._replace(attack="pgd_l2"), cells)
+    assert not cifar10.needless(subject, Cell("running", "pgd_restarts", 0.03), cells)
 
 
 def test_transferred_images_are_those_of_the_source(run, tmp_path, folder):

@@ -1,10 +1,12 @@
 """The comparison on street scenes, from end to end on made-up streets and a small network."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from killed import kill_in_training
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 pytest.importorskip("matplotlib", reason="needs the extra shrinkstats[cli]")
@@ -12,7 +14,7 @@ Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
 from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks import cityscapes, record  # noqa: E402
+from benchmarks import cityscapes, record, runner  # noqa: E402
 from benchmarks.cityscapes import CONDITIONS, Cell, Data, Run, changed, evaluate  # noqa: E402
 from shrinkstats.adapters import models  # noqa: E402
 from shrinkstats.adapters.datasets import Cityscapes  # noqa: E402
@@ -21,6 +23,9 @@ from shrinkstats.adapters.segmentation import Confusion  # noqa: E402
 SIZE = (16, 24)
 NORMS = ("batch_norm", "robust_norm")
 ROAD, SKY, CAR, ODD = 7, 23, 26, 0  # labelIds
+SCENES = {
+    ("train", "bonn"): 16, ("val", "aachen"): 5, ("test", "bonn"): 3, ("test", "ulm"): 3, ("test", "secret"): 2
+}  # fmt: skip
 
 
 def small(num_classes=19):
@@ -44,11 +49,13 @@ def street(rng):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("streets"), np.random.default_rng(0)
-    for split, count in {"train": 12, "val": 4, "test": 5}.items():
+    for (split, city), count in SCENES.items():
         for k in range(count):
             image, ids = street(rng)
+            if city == "secret":
+                ids[:] = ODD
             for kind, picture in (("leftImg8bit", image), ("gtFine_labelIds", ids)):
-                path = folder / kind.split("_")[0] / split / "bonn" / f"bonn_000000_{k:06}_{kind}.png"
+                path = folder / kind.split("_")[0] / split / city / f"{city}_000000_{k:06}_{kind}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(picture).save(path)
     return folder
@@ -65,6 +72,7 @@ def preset(monkeypatch):
         epochs=2,
         validation_images=4,
         test_images=5,
+        other_images=5,
         pgd_steps=2,
     )
 
@@ -95,14 +103,14 @@ def test_from_scenes_to_a_record(run, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "| batch_norm; stein_blend of 2 |" in said
     assert "| car |" in said
-    assert result["scenes"] == {"train": 12, "validation": 4, "test": 5}
+    assert result["scenes"] == {"train": 12, "validation": 4, "test": 5, "other": 3}
     cells = {(row["norm"], row["seed"], *(row[name] for name in Cell._fields)) for row in result["rows"]}
     ways = {cell[2:4] for cell in cells if cell[0] == "batch_norm"}
     assert ways == {("running", 16), ("batch", 2), ("stein_blend", 2)}
     assert len(cells) == len(result["rows"]) == 2 * (3 + 2) * len(CONDITIONS)
     for row in result["rows"]:
         assert row["classes"].keys() == {"road", "sky", "car"}
-        assert row["images"] == 5
+        assert row["images"] == (3 if row["condition"] == "other_drive" else 5)
         assert row["miou"] == pytest.approx(np.mean([of["iou"] for of in row["classes"].values()]))
         assert row["counting_void"].keys() == {"jaccard", "accuracy", "precision", "sensitivity", "f1"}
     for training in result["trainings"]:
@@ -112,14 +120,14 @@ def test_from_scenes_to_a_record(run, tmp_path, monkeypatch, capsys):
         with Image.open(tmp_path / "all" / f"{run_name}.png") as picture:
             assert picture.format == "PNG"
     assert not list((tmp_path / "all").glob("*.unfinished"))
-    for name in ("fit", "evaluate", "draw"):
-        monkeypatch.setattr(cityscapes, name, None)  # nothing is left to do
+    for module, name in ((runner, "fit"), (cityscapes, "evaluate"), (cityscapes, "draw")):
+        monkeypatch.setattr(module, name, None)  # nothing is left to do
     assert known(run("all", "--seeds", "0", "1")) == known(result)
 
 
 def test_stopped_anywhere_and_shared_it_is_the_same(run, tmp_path, monkeypatch):
     monkeypatch.setattr(cityscapes, "draw", lambda path, net, data: path.touch())
-    whole, real, measured = run("whole"), cityscapes.fit, cityscapes.evaluate
+    whole, real, measured = run("whole"), runner.fit, cityscapes.evaluate
 
     def stop_in_training(*arguments, **options):
         def progress(step):
@@ -132,11 +140,11 @@ def test_stopped_anywhere_and_shared_it_is_the_same(run, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return measured(net, data, cell)
 
-    monkeypatch.setattr(cityscapes, "fit", stop_in_training)
+    monkeypatch.setattr(runner, "fit", stop_in_training)
     with pytest.raises(KeyboardInterrupt):
         run("stopped")
     assert list((tmp_path / "stopped").glob("*.unfinished"))
-    monkeypatch.setattr(cityscapes, "fit", real)
+    monkeypatch.setattr(runner, "fit", real)
     monkeypatch.setattr(cityscapes, "evaluate", stop_in_measuring)
     with pytest.raises(KeyboardInterrupt):
         run("stopped", "--share", "1/2")
@@ -144,6 +152,24 @@ def test_stopped_anywhere_and_shared_it_is_the_same(run, tmp_path, monkeypatch):
     run("stopped", "--share", "1/2")
     run("stopped", "--share", "0/2")
     assert known(run("stopped")) == known(whole)
+
+
+def test_killed_in_training_it_goes_on_to_the_same_weights(folder, tmp_path, monkeypatch):
+    options = ["--norms", "stein_sampling", "--epochs", "3", "--size", "32", "48", "--train-batch", "3"]
+    options += ["--validation-images", "4", "--share", "0/1000"]
+    whole, killed = (
+        ["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / name), *options]
+        for name in ("whole", "killed")
+    )
+    monkeypatch.setattr(cityscapes, "draw", lambda path, net, data: path.touch())
+    monkeypatch.setattr(cityscapes, "measure", lambda *arguments: None)
+    kill_in_training(cityscapes, killed)
+    name = "hrnet_w18_small_v1-stein_sampling-0"
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"cells.jsonl", f"{name}.unfinished"}
+    cityscapes.main(whole)
+    cityscapes.main(killed)
+    one, two = (load_file(tmp_path / kind / f"{name}.safetensors") for kind in ("whole", "killed"))
+    assert all(torch.equal(one[key], two[key]) for key in one.keys() | two.keys())
 
 
 def test_other_settings_need_another_folder(run):
@@ -156,7 +182,7 @@ def test_a_training_that_breaks_down_is_recorded(run, monkeypatch):
     def diverge(*arguments, **options):
         raise FloatingPointError("the loss of epoch 0 is nan")
 
-    monkeypatch.setattr(cityscapes, "fit", diverge)
+    monkeypatch.setattr(runner, "fit", diverge)
     result = run("all", "--norms", "batch_norm")
     assert [(t["history"], t["failed"]) for t in result["trainings"]] == [([], "the loss of epoch 0 is nan")]
     assert result["rows"] == []
@@ -176,14 +202,27 @@ def files(subset):
 
 
 def test_no_scene_is_in_two_parts(folder, preset, data):
-    held = Data.load(folder, replace(preset, split="val", test_images=3), torch.device("cpu"))
-    for one in (data, held):
-        assert not files(one.train) & files(one.validation)
-        assert not (files(one.train) | files(one.validation)) & files(one.test)
-        assert files(one.train) == files(one.plain)
-    assert [len(files(part)) for part in (held.train, held.validation, held.test)] == [8, 4, 3]
+    """The last scenes of "train" choose the weights; of "test" only other drives count, and no void scenes."""
+    parts = [files(part) for part in (data.train, data.validation, data.test, data.other)]
+    assert len(set.union(*parts)) == sum(map(len, parts))
+    assert files(data.plain) == parts[0]
+    assert sorted(path.stem[12:18] for path in parts[1]) == [f"{k:06}" for k in range(12, 16)]
+    assert {(path.parts[-3], path.parts[-2]) for path in parts[2]} == {("val", "aachen")}
+    assert {(path.parts[-3], path.parts[-2]) for path in parts[3]} == {("test", "ulm")}
+    few = Data.load(folder, replace(preset, test_images=3, other_images=3), torch.device("cpu"))
+    assert (len(few.test), len(few.other)) == (3, 2)  # of ulm, ulm and secret
     with pytest.raises(SystemExit, match="12 scenes to train on, too few for a batch of 13"):
         Data.load(folder, replace(preset, train_batch=13), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("missing", ["leftImg8bit", "gtFine"])
+def test_other_drives_need_not_be_there(missing, folder, preset, tmp_path):
+    shutil.copytree(folder, tmp_path / "some")
+    shutil.rmtree(tmp_path / "some" / missing / "test")
+    data = Data.load(tmp_path / "some", preset, torch.device("cpu"))
+    assert len(data.other) == 0
+    run = Run("hrnet_w18_small_v1", "batch_norm", 0)
+    assert {cell.condition for cell in cityscapes.all_cells(run, data)} == {*CONDITIONS} - {"other_drive"}
 
 
 def test_epochs_differ_and_can_be_repeated(data):
@@ -196,7 +235,7 @@ def test_epochs_differ_and_can_be_repeated(data):
 
 def test_scores_are_those_of_the_predictions(folder, data):
     """A perfect network, but for the cars, which it takes for road; in any batches."""
-    truth = torch.from_numpy(np.stack([labels for _, labels in Cityscapes(folder, "test", size=SIZE)]))
+    truth = torch.from_numpy(np.stack([labels for _, labels in Cityscapes(folder, "val", size=SIZE)]))
     seen = []
 
     class Blind(nn.Module):
@@ -226,7 +265,7 @@ def test_conditions_change_images_within_their_bounds(condition, data):
     assert torch.equal(once, again)
     assert once.shape == images.shape
     assert 0 <= float(once.min()) <= float(once.max()) <= 1
-    assert torch.equal(once, images) == (condition == "clean")
+    assert torch.equal(once, images) == (condition in ("clean", "other_drive"))
     if condition in cityscapes.SHIFTS:  # an image has the same weather in any batch
         alone = changed(condition, net, images[1:2], labels[1:2], 3, 8)
         assert torch.equal(alone, once[1:2])

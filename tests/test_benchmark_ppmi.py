@@ -7,15 +7,21 @@ from functools import partial
 
 import numpy as np
 import pytest
+from killed import kill_in_training
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 pytest.importorskip("matplotlib", reason="needs the extra shrinkstats[cli]")
-nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
+nibabel = pytest.importorskip("nibabel", reason="needs the extra shrinkstats[medical]")
+pytest.importorskip("sklearn", reason="needs the extra shrinkstats[sklearn]")
 from safetensors.torch import load_file  # noqa: E402
 
-from benchmarks import ppmi, record  # noqa: E402
-from benchmarks.ppmi import Cell, Part, Run, Shuffled, augment, evaluate, scores  # noqa: E402
+from benchmarks import ppmi, ppmi_data, ppmi_scores, record, runner  # noqa: E402
+from benchmarks.ppmi import Cell, evaluate  # noqa: E402
+from benchmarks.ppmi_data import Part, Shuffled, augment  # noqa: E402
+from benchmarks.ppmi_nets import Run  # noqa: E402
+from benchmarks.ppmi_scores import extents_alone, scores, summary  # noqa: E402
 from shrinkstats.adapters.attacks import PGD  # noqa: E402
+from shrinkstats.adapters.datasets import PPMI, Volumes  # noqa: E402
 
 SUBJECTS = 30
 NORMS = ("batch_norm", "robust_norm")
@@ -45,7 +51,7 @@ def folder(tmp_path_factory):
 def run(folder, tmp_path, monkeypatch):
     """The command with a small preset; gives what it recorded."""
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(ppmi, "RESAMPLES", 50)
+    monkeypatch.setattr(ppmi_scores, "RESAMPLES", 50)
     monkeypatch.setitem(ppmi.ATTACKS, "pgd", partial(PGD, steps=2))
     tiny = replace(ppmi.PRESETS["quick"], norms=NORMS, batches=(4,), sizes=(2,), epochs=2)
     monkeypatch.setitem(ppmi.PRESETS, "quick", tiny)
@@ -70,7 +76,8 @@ def test_from_an_archive_to_a_record(run, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "left out:" in said
     assert "S29" in said
-    assert "| batch_norm, 4; batch of 2 |" in said
+    assert "| small_cnn3d, batch_norm, 4; batch of 2 |" in said
+    assert "| extents of the scans alone | 50.0 (50-50) |" in said  # they are all of a size
     cells = {tuple(row[name] for name in ("norm", *Cell._fields)) for row in result["rows"]}
     assert len(cells) == len(result["rows"]) == 2 * 2 * 4
     assert {cell[1:3] for cell in cells} == {("running", 16), ("batch", 2)}
@@ -83,15 +90,15 @@ def test_from_an_archive_to_a_record(run, tmp_path, monkeypatch, capsys):
             assert 0 <= value <= 1
     for training in result["trainings"]:
         weights = tmp_path / "all" / f"small_cnn3d-{training['norm']}-4-{training['seed']}.safetensors"
-        Run(training["norm"], 4, 0).build((12, 12, 12)).load_state_dict(load_file(weights))
+        Run("small_cnn3d", training["norm"], 4, 0).build((12, 12, 12)).load_state_dict(load_file(weights))
     assert not list((tmp_path / "all").glob("*.unfinished"))
-    monkeypatch.setattr(ppmi, "fit", None)  # nothing is left to train
+    monkeypatch.setattr(runner, "fit", None)  # nothing is left to train
     monkeypatch.setattr(ppmi, "evaluate", None)  # or to measure
     assert known(run("all", "--seeds", "0", "1")) == known(result)
 
 
 def test_stopped_anywhere_and_shared_it_is_the_same(run, tmp_path, monkeypatch):
-    whole, real, measured = run("whole"), ppmi.fit, ppmi.evaluate
+    whole, real, measured = run("whole"), runner.fit, ppmi.evaluate
 
     def stop_in_training(*arguments, **options):
         def progress(step):
@@ -104,11 +111,11 @@ def test_stopped_anywhere_and_shared_it_is_the_same(run, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return measured(net, part, cell)
 
-    monkeypatch.setattr(ppmi, "fit", stop_in_training)
+    monkeypatch.setattr(runner, "fit", stop_in_training)
     with pytest.raises(KeyboardInterrupt):
         run("stopped")
     assert list((tmp_path / "stopped").glob("*.unfinished"))
-    monkeypatch.setattr(ppmi, "fit", real)
+    monkeypatch.setattr(runner, "fit", real)
     monkeypatch.setattr(ppmi, "evaluate", stop_in_measuring)
     with pytest.raises(KeyboardInterrupt):
         run("stopped", "--share", "1/2")
@@ -116,6 +123,22 @@ def test_stopped_anywhere_and_shared_it_is_the_same(run, tmp_path, monkeypatch):
     run("stopped", "--share", "1/2")
     run("stopped", "--share", "0/2")
     assert known(run("stopped")) == known(whole)
+
+
+def test_killed_in_training_it_goes_on_to_the_same_weights(folder, tmp_path, monkeypatch):
+    options = ["--norms", "stein_sampling", "--batches", "4", "--epochs", "3", "--share", "0/1000"]
+    whole, killed = (
+        ["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / name), *options]
+        for name in ("whole", "killed")
+    )
+    monkeypatch.setattr(ppmi, "evaluate", lambda net, part, cell: [])
+    kill_in_training(ppmi, killed)
+    name = "small_cnn3d-stein_sampling-4-0"
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"cells.jsonl", f"{name}.unfinished"}
+    ppmi.main(whole)
+    ppmi.main(killed)
+    one, two = (load_file(tmp_path / kind / f"{name}.safetensors") for kind in ("whole", "killed"))
+    assert all(torch.equal(one[key], two[key]) for key in one.keys() | two.keys())
 
 
 @pytest.mark.parametrize("options", [("--epochs", "3"), ("--positive", "large", "tiny"), ("--negative", "tiny")])
@@ -144,7 +167,7 @@ def test_a_training_that_breaks_down_is_recorded(run, monkeypatch):
     def diverge(*arguments, **options):
         raise FloatingPointError("the loss of epoch 0 is nan")
 
-    monkeypatch.setattr(ppmi, "fit", diverge)
+    monkeypatch.setattr(runner, "fit", diverge)
     result = run("all", "--norms", "batch_norm")
     assert [(t["history"], t["failed"]) for t in result["trainings"]] == [([], "the loss of epoch 0 is nan")]
     assert result["rows"] == []
@@ -158,7 +181,7 @@ def made_up(n, subjects=None, seed=0):
     labels = np.arange(n) % 2
     images = rng.random((n, 1, 6, 6, 6), dtype=np.float32)
     whose = np.array([f"{k}" for k in range(n)] if subjects is None else subjects)
-    return ppmi.Volumes(images, labels, whose, (), ())
+    return Volumes(images, labels, whose, (), ())
 
 
 def test_every_subject_is_tested_once_and_never_trained_on():
@@ -166,7 +189,7 @@ def test_every_subject_is_tested_once_and_never_trained_on():
     volumes = made_up(80, subjects)
     tested = []
     for seed in range(5):
-        split = ppmi.parts(volumes, seed, torch.device("cpu"))
+        split = ppmi_data.parts(volumes, seed, torch.device("cpu"))
         where = [
             {
                 subjects[int(np.flatnonzero((volumes.images == image.numpy()).all((1, 2, 3, 4)))[0])]
@@ -194,7 +217,7 @@ def test_epochs_differ_and_can_be_repeated():
 def test_volumes_move_and_are_mirrored():
     volumes = torch.rand(40, 1, 5, 4, 3)
     changed = augment(volumes, torch.Generator().manual_seed(0))
-    framed = torch.nn.functional.pad(volumes, [ppmi.SHIFT] * 6)
+    framed = torch.nn.functional.pad(volumes, [ppmi_data.SHIFT] * 6)
     seen = set()
     for x, frame in zip(changed, framed, strict=True):
         places = [
@@ -225,7 +248,7 @@ def test_batches_are_full_and_results_in_order():
 
 
 def test_batches_have_statistics_of_their_own():
-    run = Run("batch_norm", 4, 0)
+    run = Run("small_cnn3d", "batch_norm", 4, 0)
     net = run.build((8, 8, 8))
     volumes = torch.rand(4, 1, 8, 8, 8) * torch.arange(1, 5).reshape(4, 1, 1, 1, 1)
     with torch.no_grad():
@@ -239,7 +262,7 @@ def test_batches_have_statistics_of_their_own():
 
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])
 def test_attacks_raise_the_loss_of_the_labels(attack):
-    run = Run("stein_sampling", 4, 0)
+    run = Run("small_cnn3d", "stein_sampling", 4, 0)
     net = run.build((8, 8, 8))
     part = Part(torch.rand(8, 1, 8, 8, 8), torch.arange(8) % 2)
     for mode in ("running", "batch"):
@@ -286,13 +309,36 @@ def test_intervals_are_those_of_independent_subjects():
 
 def test_seeds_are_pooled_by_their_folds():
     volumes = made_up(40)
-    perfect = {seed: np.where(volumes.labels[ppmi.fold(volumes, seed)[1]] == 1, 2.0, -2.0).tolist() for seed in (0, 1)}
+    perfect = {
+        seed: np.where(volumes.labels[ppmi_data.fold(volumes, seed)[1]] == 1, 2.0, -2.0).tolist() for seed in (0, 1)
+    }
     rows = [
-        {"norm": "a", "train_batch": 2, **Cell("running", 16, "clean", 0.0)._asdict(), "seed": seed, "logits": values}
+        {"norm": "a", "train_batch": 2, "seed": seed, "logits": values}
         for seed, values in ((0, perfect[0]), (1, [-v for v in perfect[1]]))
     ]
-    (found,) = ppmi.summary(volumes, rows)
+    (found,) = summary(volumes, rows, ("norm", "train_batch"))
     assert found["balanced_accuracy_by_seed"] == {0: 1.0, 1: 0.0}
     assert found["balanced_accuracy"][0] == pytest.approx(0.5)
     assert found["auc"][0] == pytest.approx(0.5)
     assert found["volumes"] == 16
+
+
+def test_extents_tell_groups_that_were_scanned_differently(tmp_path):
+    """By millimetres along an axis of the body, whichever axis of the scan that is."""
+    rows = []
+    for k in range(40):
+        large = k % 2
+        shape, step = ((6, 5, 7 + large), 2.0) if k < 20 else ((6, 7 + large, 5), 2.0)
+        affine = np.diag([step, step, step, 1]) if k < 20 else np.eye(4)[[0, 2, 1, 3]] * [step, step, step, 1]
+        brain = np.random.default_rng(k).random(shape, dtype=np.float32) + 1
+        nibabel.save(nibabel.Nifti1Image(brain, affine), tmp_path / f"I{k}.nii")
+        rows.append([f"I{k}", f"S{k}", "large" if large else "small"])
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["Image Data ID", "Subject", "Group"], *rows])
+    volumes = PPMI(tmp_path, tmp_path / "table.csv", positive="large").load()
+    found = extents_alone(volumes, (0, 1, 2, 3, 4))
+    assert found["volumes"] == 40
+    assert found["balanced_accuracy"] == [1, 1, 1]
+    assert extents_alone(volumes, (0, 1), (14, 14, 14))["balanced_accuracy"][0] == 0.5  # cut off alike
+    shuffled = volumes._replace(labels=np.random.default_rng(0).permutation(volumes.labels))
+    assert extents_alone(shuffled, (0, 1, 2, 3, 4))["balanced_accuracy"][0] < 0.8
