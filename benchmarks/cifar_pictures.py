@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,7 @@ def over_eps(result: dict[str, Any]) -> Figure | None:
     if len(strengths) < 2:
         return None
     clean = strengths[0] / 3  # where the logarithmic axis shows 0
+    apart = [eps for eps, after in pairwise([*strengths, math.inf]) if after > 1.5 * eps]  # their names do not collide
 
     def line(setting: Setting) -> list[Point]:
         found = [(eps, list(_at(chosen(rows, setting, "pgd"), eps=eps))) for eps in strengths]
@@ -82,7 +85,7 @@ def over_eps(result: dict[str, Any]) -> Figure | None:
             _line(axis, line(setting), setting)
         axis.axhline(CHANCE, color="black", linewidth=0.8, linestyle=":")
         axis.set(xscale="log", xlabel="eps of PGD, l-inf (dotted: chance)", ylim=(-2, 102))
-        axis.set_xticks([clean, *strengths], ["0", *(f"{eps:g}" for eps in strengths)])
+        axis.set_xticks([clean, *apart], ["0", *(f"{eps:g}" for eps in apart)])
         axis.minorticks_off()
     return _finished(figure, panels, "accuracy, %")
 
