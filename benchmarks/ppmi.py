@@ -27,14 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks import runner
+from benchmarks import ppmi_tables, runner
 from benchmarks.cifar10_nets import ESTIMATORS
-from benchmarks.markdown import markdown
 from benchmarks.ppmi_data import Part, Shuffled, parts
 from benchmarks.ppmi_nets import NETS, Run
 from benchmarks.ppmi_scores import extents_alone, summary
 from benchmarks.record import save
-from benchmarks.runner import Cells, Row, first_rank
+from benchmarks.runner import Cells, first_rank
 from shrinkstats.adapters.attacks import FGSM, PGD, Attack, GaussianNoise
 from shrinkstats.adapters.datasets import PPMI, Volumes
 
@@ -153,31 +152,6 @@ def evaluate(net: nn.Module, part: Part, cell: Cell) -> list[float]:
     return [round(value, 5) for value in logits.tolist()]
 
 
-def table(results: Sequence[Row], extents: dict[str, Row]) -> str:
-    """Balanced accuracy in percent, a row for each way to normalize, a column for each condition."""
-    kinds = sorted({(row["attack"], row["eps"]) for row in results}, key=lambda k: (list(KINDS).index(k[0]), k[1]))
-    ways = sorted({tuple(row[name] for name in WAY) for row in results})
-    cells = {(tuple(row[name] for name in WAY), row["attack"], row["eps"]): row for row in results}
-
-    def shown(row: Row) -> str:
-        value, low, high = (100 * v for v in row["balanced_accuracy"])
-        return f"{value:.1f} ({low:.0f}-{high:.0f})"
-
-    head = ["trained in batches of", *(f"{attack} {eps:g}" if eps else attack for attack, eps in kinds)]
-    lines = []
-    for way in ways:
-        net, norm, batch, mode, size = way
-        name = f"{net}, {norm}, {batch}; {mode}" + (f" of {size}" if mode == "batch" else "")
-        lines.append([name, *(shown(cells[way, attack, eps]) for attack, eps in kinds)])
-    lines += [[name, shown(row), *[""] * (len(kinds) - 1)] for name, row in extents.items()]
-    return markdown(head, lines)
-
-
-WAY = ("net", "norm", "train_batch", "mode", "batch")
-NAMES = (*WAY, "attack", "eps")
-KINDS = ("clean", *ATTACKS)
-
-
 def read(args: argparse.Namespace, preset: Preset) -> tuple[Volumes, NDArray[np.float64]]:
     """The volumes, and millimetres of the grid along its axes; what is wrong with some is said and stops no others."""
     tables = [args.table] if args.table else sorted(args.data.glob("*.csv"))
@@ -258,12 +232,12 @@ def main(arguments: list[str] | None = None) -> None:
     compare(args.share.part(runs), volumes, preset, args.output, cells, device)
     if args.share.is_all and first_rank():
         wanted = [row for row in cells.rows if Run(*(row[name] for name in vars(runs[0]))) in runs]
-        results = summary(volumes, [row for row in wanted if "logits" in row], NAMES)
+        names = (*(name for name in vars(runs[0]) if name != "seed"), *Cell._fields)
+        results = summary(volumes, [row for row in wanted if "logits" in row], names)
         extents = {
             "extents of the scans alone": extents_alone(volumes, preset.seeds),
             "extents as far as the grid goes": extents_alone(volumes, preset.seeds, grid),
         }
-        print(table(results, extents))
         described = {
             "volumes": len(volumes.labels),
             "subjects": len(set(volumes.subjects.tolist())),
@@ -279,7 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
             "rows": results,
             "extents": extents,
         }
-        print(f"written to {save(f'ppmi_{args.preset}', content)}")
+        recorded = save(name := f"ppmi_{args.preset}", content)
+        print(f"{ppmi_tables.attacked(name)}\n\n{ppmi_tables.scores(name)}\n\nwritten to {recorded}")
     runner.end_ranks()
 
 

@@ -21,7 +21,7 @@ from benchmarks.ppmi_data import Part, Shuffled, augment  # noqa: E402
 from benchmarks.ppmi_nets import Run  # noqa: E402
 from benchmarks.ppmi_scores import extents_alone, scores, summary  # noqa: E402
 from shrinkstats.adapters.attacks import PGD  # noqa: E402
-from shrinkstats.adapters.datasets import PPMI, Volumes  # noqa: E402
+from shrinkstats.adapters.datasets import PPMI, Scan, Volumes, harmonize  # noqa: E402
 
 SUBJECTS = 30
 NORMS = ("batch_norm", "robust_norm")
@@ -76,8 +76,9 @@ def test_from_an_archive_to_a_record(run, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "left out:" in said
     assert "S29" in said
-    assert "| small_cnn3d, batch_norm, 4; batch of 2 |" in said
-    assert "| extents of the scans alone | 50.0 (50-50) |" in said  # they are all of a size
+    assert "| *small 3D CNN, trained in batches of 4* |" in said
+    assert "| batch norm, batches of 2 |" in said
+    assert "| extents of the scans alone | 50.0 |" in said  # they are all of a size
     cells = {tuple(row[name] for name in ("norm", *Cell._fields)) for row in result["rows"]}
     assert len(cells) == len(result["rows"]) == 2 * 2 * 4
     assert {cell[1:3] for cell in cells} == {("running", 16), ("batch", 2)}
@@ -203,6 +204,28 @@ def test_every_subject_is_tested_once_and_never_trained_on():
     assert sorted(tested) == sorted(set(subjects))
 
 
+def test_scanners_differences_are_taken_out_fold_by_fold():
+    """By the training part alone: as `harmonize` does it, within 0 and 1."""
+    pytest.importorskip("combatlearn", reason="needs the extra shrinkstats[harmonization]")
+    rng = np.random.default_rng(0)
+    made_on = rng.permutation(np.repeat(["GE", "Siemens"], 20))
+    volumes = made_up(40)
+    images = np.where((made_on == "GE").reshape(-1, 1, 1, 1, 1), volumes.images, 0.5 * volumes.images)
+    scans = tuple(Scan(f"I{k}", f"{k}", "PD", None, {"Scanner": name}) for k, name in enumerate(made_on))
+    volumes = volumes._replace(images=images, scans=scans)
+    plain = ppmi_data.parts(volumes, 1, torch.device("cpu"))
+    found = ppmi_data.parts(volumes, 1, torch.device("cpu"), "Scanner")
+    train = [int(np.flatnonzero((images == image.numpy()).all((1, 2, 3, 4)))[0]) for image in plain[0].images]
+    expected = harmonize(images, made_on, train).clip(0, 1)
+    for part, before in zip(found, plain, strict=True):
+        assert torch.equal(part.labels, before.labels)
+        index = [int(np.flatnonzero((images == image.numpy()).all((1, 2, 3, 4)))[0]) for image in before.images]
+        assert np.array_equal(part.images.numpy(), expected[index])
+    assert not torch.equal(found[2].images, plain[2].images)
+    with pytest.raises(SystemExit, match="the table has no column Site; it has Scanner"):
+        ppmi_data.parts(volumes, 1, torch.device("cpu"), "Site")
+
+
 def test_epochs_differ_and_can_be_repeated():
     part = Part(torch.rand(10, 1, 4, 4, 4), torch.arange(10))
     seen, again, other = (list(Shuffled(part, 3, seed)) for seed in (5, 5, 6))
@@ -232,18 +255,21 @@ def test_volumes_move_and_are_mirrored():
 
 def test_batches_are_full_and_results_in_order():
     """A net that tells the size of its batch, and what is in it."""
-    sizes = []
+    batches = []
 
     class Told(torch.nn.Module):
         def forward(self, x):
-            sizes.append(len(x))
-            return x.mean((1, 2, 3, 4))[:, None]
+            batches.append(x.mean((1, 2, 3, 4)))
+            return batches[-1][:, None]
 
     part = Part(torch.rand(7, 1, 2, 2, 2), torch.zeros(7, dtype=torch.int64))
     for batch in (2, 4, 16):
-        sizes.clear()
+        batches.clear()
         logits = evaluate(Told(), part, Cell("batch", batch, "clean", 0.0))
-        assert set(sizes) == {batch}
+        assert {len(means) for means in batches} == {batch}
+        seats = torch.cat(batches)
+        assert torch.equal(seats, seats[:7].repeat(3)[: len(seats)])  # filled up with the first ones, in turn
+        assert len(set(seats[:7].tolist())) == 7
         assert np.allclose(logits, part.images.mean((1, 2, 3, 4)), atol=1e-5)
 
 

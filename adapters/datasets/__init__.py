@@ -5,6 +5,7 @@ from shrinkstats.adapters.datasets.augmentation import Augmentation
 from shrinkstats.adapters.datasets.cifar import read_cifar10, read_cifar100
 from shrinkstats.adapters.datasets.cifar_c import read_cifar10c, read_cifar100c
 from shrinkstats.adapters.datasets.cityscapes import Cityscapes
+from shrinkstats.adapters.datasets.harmonization import harmonize
 from shrinkstats.adapters.datasets.imagenet_c import ImageNetC
 from shrinkstats.adapters.datasets.mixed import MixedSet
 from shrinkstats.adapters.datasets.ppmi import PPMI, Volumes
@@ -20,6 +21,7 @@ __all__ = [
     "Scan",
     "Volumes",
     "cross_validation",
+    "harmonize",
     "read_cifar10",
     "read_cifar10c",
     "read_cifar100",
