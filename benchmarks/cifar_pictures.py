@@ -247,13 +247,13 @@ def _line(axis: Axes, points: list[Point], setting: Setting) -> None:
 
 
 def _band(axis: Axes, points: list[Point], label: str, color: str, marker: str) -> None:
-    """Means over seeds, and the 95% interval around them."""
+    """Means over seeds, and the range of the seeds: intervals of two seeds would cover the picture."""
     if not points:
         return
     at = [x for x, _ in points]
     axis.plot(at, [v.mean for _, v in points], color=color, marker=marker, markersize=5, label=label)
-    low, high = ([v.mean + sign * (v.half or 0.0) for _, v in points] for sign in (-1, 1))
-    axis.fill_between(at, np.clip(low, 0, 100), np.clip(high, 0, 100), color=color, alpha=0.12, linewidth=0)
+    low, high = ([end(v.seeds) for _, v in points] for end in (min, max))
+    axis.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def _history(axis: Axes, histories: list[list[Row]], score: str, mode: str, unit: float) -> None:

@@ -60,6 +60,7 @@ class Share(NamedTuple):
 
     mean: float
     half: float | None
+    seeds: tuple[float, ...]
 
     def __str__(self) -> str:
         return f"{self.mean:.1f}" if self.half is None else f"{self.mean:.1f} ± {self.half:.1f}"
@@ -98,9 +99,9 @@ def of_seeds(values: list[float]) -> Share:
     k = len(values)
     mean = sum(values) / k
     if k == 1:
-        return Share(mean, None)
+        return Share(mean, None, tuple(values))
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (k - 1))
-    return Share(mean, float(stats.t.ppf(0.975, k - 1)) * deviation / math.sqrt(k))
+    return Share(mean, float(stats.t.ppf(0.975, k - 1)) * deviation / math.sqrt(k), tuple(values))
 
 
 def published(paper: str) -> dict[str, Any]:

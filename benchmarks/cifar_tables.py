@@ -146,7 +146,7 @@ def trained(name: str) -> str:
         histories = [row["history"] for row in found if "failed" not in row]
         broken = f"{len(found) - len(histories)} of {len(found)}" if len(histories) < len(found) else ""
         if not histories:
-            return ["", "", "", "", "", broken]
+            return ["", "", "", "", broken]
         by = next(iter(histories[0][0]["scores"]))  # what the best weights were chosen by
         best = [max(history, key=lambda epoch: epoch["scores"][by])["scores"] for history in histories]
         scores = [
@@ -155,15 +155,13 @@ def trained(name: str) -> str:
         ]
         passes = {(sum(e["forward"] for e in h), sum(e["backward"] for e in h)) for h in histories}
         forward, backward = max(passes)
-        minutes = sum(sum(epoch["seconds"] for epoch in h) for h in histories) / len(histories) / 60
         epochs = f"{max(map(len, histories))}"
-        return [epochs, f"{forward:,} + {backward:,}", f"{minutes:.1f}", *scores, broken]
+        return [epochs, f"{forward:,} + {backward:,}", *scores, broken]
 
     head = (
         "trained",
         "epochs",
         "forward + backward passes",
-        "minutes",
         "validation, running statistics, %",
         "validation, batch statistics, %",
         "broke down",

@@ -96,7 +96,7 @@ def test_the_interval_is_students():
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
     assert str(of_seeds([50.0])) == "50.0"
-    assert of_seeds([50.0]) == Share(50.0, None)
+    assert of_seeds([50.0]) == Share(50.0, None, (50.0,))
 
 
 def test_settings_are_grouped_and_in_order():
@@ -152,7 +152,7 @@ def test_mates_transfers_guards_and_trainings(result):
     assert found["batch norm, running statistics"] == ["1 of 2; 1 above 2", ""]
     assert found["batch norm, batch statistics"] == ["", ""]
     found = lines(cifar_tables.trained("some"))
-    assert found["batch norm"] == ["3", "30 + 30", "3.0", "80.0", "70.0", ""]  # of the epoch that running chose
+    assert found["batch norm"] == ["3", "30 + 30", "80.0", "70.0", ""]  # of the epoch that running chose
     assert found["RobustNorm"][-1] == "1 of 1"
 
 
