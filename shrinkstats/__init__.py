@@ -1,6 +1,6 @@
 """Means and variances by shrinkage, and batch normalization that uses them.
 
-Arrays of NumPy, CuPy, PyTorch or JAX go in, arrays of the same kind come out, on the same device. A vector of
+Arrays of NumPy, Dask, CuPy, PyTorch or JAX go in, arrays of the same kind come out, on the same device. A vector of
 channels is the last axis; leading axes are a stack of independent problems.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> A
     else:
         place = {} if like is None else {"device": device_of(like)}
         if like is not None and type(x) in (int, float):
-            return xp.asarray(x, dtype=like.dtype, **place)
+            return xp.full((), x, dtype=like.dtype, **place)  # made there: a copy to a device would wait for it
         try:
             host = np.asarray(x)
         except ValueError as error:
@@ -97,6 +98,11 @@ def at_least_single(x: Array, xp: Namespace) -> Array:
 def device_of(x: Array) -> Any:
     """Where x lies, in its library's own terms."""
     return x.device if is_torch_array(x) else device(x)
+
+
+def where_it_lies(x: Array) -> AbstractContextManager[Any]:
+    """A context in which CuPy computes on x's device, rather than on the current one; other libraries do so anyway."""
+    return x.device if not is_torch_array(x) and is_cupy_array(x) else nullcontext()
 
 
 def statistics_dtype(x: Array, xp: Namespace) -> Any:
@@ -133,7 +139,7 @@ def nonnegative(name: str, x: Array, xp: Namespace) -> Array:
         if bool(xp.any(x < 0)):
             raise ValueError(f"{name} must not be negative, got {float(xp.min(x)):g}")
         return x
-    return xp.where(x < 0, xp.asarray(math.nan, dtype=x.dtype, device=device_of(x)), x)
+    return xp.where(x < 0, xp.full_like(x, math.nan), x)
 
 
 def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool = False) -> float:

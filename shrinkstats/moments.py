@@ -24,6 +24,7 @@ from shrinkstats._arrays import (
     namespace,
     nonnegative,
     statistics_dtype,
+    where_it_lies,
 )
 from shrinkstats.kernels.layout import outermost
 
@@ -305,11 +306,16 @@ def moments(x: Array | Iterator[Array], *, axis: int = 1, sample_axis: int | Non
     """
     if isinstance(x, Iterator):
         return _of_stream(x, axis, sample_axis)
+    with where_it_lies(x):
+        return _of_array(x, axis, sample_axis)
+
+
+def _of_array(x: Array, axis: int, sample_axis: int | None) -> Moments:
     xp = namespace(x=x)
-    if not is_numpy(x):
-        x = as_real("x", x, xp)
-    elif not kernels.supports(x):
+    if is_numpy(x) and not kernels.supports(x):
         as_real("x", np.empty_like(x, shape=0), xp)  # other than numbers is an error; conversion waits
+    elif not kernels.supports(x):
+        x = as_real("x", x, xp)
     axis, sample_axis = check_axes(x, axis, sample_axis)
     if math.prod(x.shape) == 0:
         blank = Moments.empty(x.shape[axis])

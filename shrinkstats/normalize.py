@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from shrinkstats import kernels
-from shrinkstats._arrays import Array, as_real, at_least_single, is_numpy, namespace, positive_number
+from shrinkstats._arrays import Array, as_real, at_least_single, namespace, positive_number, where_it_lies
 from shrinkstats.estimators import Estimator
 from shrinkstats.moments import check_axes, moments
 
@@ -66,8 +66,15 @@ def normalize(
     if not isinstance(estimator, Estimator):
         raise TypeError(f"estimator must be one of shrinkstats.estimators, such as Stein(), got {estimator!r}")
     eps = 0.0 if eps == 0 else positive_number("eps", eps)
+    with where_it_lies(x):
+        return _normalize(x, estimator, axis, weight, bias, prior, eps)
+
+
+def _normalize(
+    x: Array, estimator: Estimator, axis: int, weight: Array | None, bias: Array | None, prior: Any, eps: float
+) -> Array:
     xp = namespace(x=x, weight=weight, bias=bias)
-    x = x if is_numpy(x) and kernels.supports(x) else as_real("x", x, xp)
+    x = x if kernels.supports(x) else as_real("x", x, xp)
     axis, _ = check_axes(x, axis, None)
     if math.prod(x.shape) == 0:
         raise ValueError(f"x of shape {tuple(x.shape)} is empty: there is nothing to estimate statistics from")
@@ -86,6 +93,8 @@ def normalize(
 
 def _width(x: Array, xp: Any) -> Any:
     """The dtype the affine pass computes in."""
+    if kernels.supports(x) and x.dtype.name == "bfloat16":  # which NumPy's and CuPy's own rules do not know
+        return xp.float32
     if not xp.isdtype(x.dtype, "real floating"):
         return xp.float64
     return at_least_single(x, xp).dtype if xp.finfo(x.dtype).bits < 32 else x.dtype

@@ -50,6 +50,8 @@ def xp(request):
         yield Library(name, np)
         return
     module = pytest.importorskip("jax.numpy" if name == "jax" else name, reason=f"{name} is not installed")
+    if name == "cupy" and not module.is_available():
+        pytest.skip("CuPy sees no GPU")
     with pytest.importorskip("jax").enable_x64(True) if name == "jax" else nullcontext():
         yield Library(name, module)
 

@@ -42,19 +42,29 @@ class Rule:
 
 def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, rule: Rule) -> Tensor:
     """``weight (x - center) / scale + bias`` over axis 1, by the rule, which also gets the statistics."""
-    return _FusedNormalize.apply(x, weight, bias, rule) if fits(x, rule.group) else plain(x, weight, bias, rule)
+    if fits(x, rule.group):
+        return _FusedNormalize.apply(x, weight, bias, rule)
+    if x.device.type == "cuda" and computed_now(x):
+        from shrinkstats.adapters.torch import cuda
+
+        if cuda.fits(x, rule):
+            return cuda.normalize(x, weight, bias, rule)
+    return plain(x, weight, bias, rule)
 
 
 def fits(x: Tensor, group: Any = None) -> bool:
-    """Whether the compiled passes read x: on the CPU, computed now, and not traced or transformed.
+    """Whether the passes compiled for the CPU read x.
 
     Ranks of a group answer alike, also those that have nothing: both ways wait for each other, but not across.
     """
+    return x.device.type == "cpu" and (x.numel() > 0 or group is not None) and computed_now(x)
+
+
+def computed_now(x: Tensor) -> bool:
+    """Whether x is an ordinary tensor of numbers, neither traced nor transformed."""
     return (
         type(x) in (Tensor, nn.Parameter)  # subclasses see every operation
-        and x.device.type == "cpu"
         and x.layout == torch.strided
-        and (x.numel() > 0 or group is not None)
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch.jit.is_tracing()

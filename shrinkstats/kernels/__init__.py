@@ -9,8 +9,9 @@ pass              reads       gives
 `combine`         x, g        ``a[c] * g + b[c] * (x - mean) + d[c]``, where d may differ between samples
 ================  ==========  =======================================================================
 
-One file a backend: `cpu` (Numba, NumPy arrays of any strides), `dask` (deferred, chunk by chunk; the forward passes)
-and `generic` (array operations, any library; the forward passes, whose gradients the libraries find themselves).
+One file a backend: `cpu` (Numba, NumPy arrays of any strides), `cupy` (CUDA, through `cuda` and `passes.cu`), `dask`
+(deferred, chunk by chunk; the forward passes) and `generic` (array operations, any library; the forward passes, whose
+gradients the libraries find themselves).
 """
 
 from __future__ import annotations
@@ -18,25 +19,32 @@ from __future__ import annotations
 from types import ModuleType
 
 import numpy as np
-from array_api_compat import is_dask_array
+from array_api_compat import is_cupy_array, is_dask_array
 
 from shrinkstats._arrays import Array, is_numpy, is_torch_array
+from shrinkstats.kernels.cuda import DATA
 
 COMPILED = ("float32", "float64", "uint8")
 """What the kernels are compiled for: floats, and images as they lie in files. Other integers are promoted first."""
 
 
 def supports(x: Array) -> bool:
-    """Whether the compiled kernels read this NumPy array as it lies."""
-    return not isinstance(x, np.ma.MaskedArray) and x.dtype.isnative and x.dtype.name in COMPILED
+    """Whether compiled kernels read this array as it lies."""
+    if is_numpy(x):
+        return not isinstance(x, np.ma.MaskedArray) and x.dtype.isnative and x.dtype.name in COMPILED
+    return not is_torch_array(x) and is_cupy_array(x) and x.dtype.name in DATA
 
 
 def backend(x: Array) -> ModuleType:
-    """The module whose passes fit x; Numba is loaded at its first use."""
-    if is_numpy(x) and supports(x):
-        from shrinkstats.kernels import cpu
+    """The module whose passes fit x; Numba and CuPy's kernels are loaded at their first use."""
+    if supports(x):
+        if is_numpy(x):
+            from shrinkstats.kernels import cpu
 
-        return cpu
+            return cpu
+        from shrinkstats.kernels import cupy
+
+        return cupy
     if not is_torch_array(x) and is_dask_array(x):
         from shrinkstats.kernels import dask
 

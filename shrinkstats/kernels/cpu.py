@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -28,6 +30,9 @@ Vector = NDArray[np.float64]
 
 SEGMENT = 2048  # elements of a run between two additions in float64
 LANES = 512  # accumulators side by side when neighbours in memory are channels
+STRIPE = 128  # of them that are looked at again together
+CACHED = 24 * 2**20  # bytes of data that a cache may still hold
+BLOCKS = 64  # into which one long run is cut, so that threads can share it
 LEAD = 16  # the pivot comes from this many leading elements of a group
 TINY = 1e-25  # below it, squares of float32 deviations may have underflowed
 FAR = 8  # squares around the pivot this many times those around the mean have lost digits
@@ -64,6 +69,19 @@ def _select(order: str) -> Any:
         return bound(value, bound), generate
 
     return select
+
+
+@intrinsic
+def _read(context: Any, x: Any, i: Any) -> Any:
+    """Read x[i] and forget it: a load that the compiler may not leave out."""
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = target.make_array(signature.args[0])(target, builder, arguments[0]).data
+        byte = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        builder.load_atomic(byte, "monotonic", 1)
+        return target.get_dummy_value()
+
+    return types.void(x, types.intp), generate
 
 
 lower = _select("<")
@@ -138,14 +156,15 @@ def _pivot(x, start, step, n, zero):
 def _planar_sums(x, walk, rows, length, channels, begin, end, zero, extremes, pivot, total, squares, low, high):
     """Sums of the groups from begin to end (sample by sample), each around its pivot."""
     sample, channel, step = walk
+    segment = SEGMENT if step == 1 else SEGMENT // 8  # of strided elements a few are added in vectors at best
     for group in range(begin, end):
         base = (group // channels) * sample + (group % channels) * channel
         p = _pivot(x, base + rows[0], step, length, zero)
         t, q = 0.0, 0.0
         a = b = zero + x[base + rows[0]]
         for r in range(rows.size):
-            for position in range(0, length, SEGMENT):
-                start, n = base + rows[r] + position * step, min(SEGMENT, length - position)
+            for position in range(0, length, segment):
+                start, n = base + rows[r] + position * step, min(segment, length - position)
                 if step != 1:
                     t1, q1, a, b = _sums_and_extremes(_strided(x, start, step, n), p, a, b)
                 elif extremes:
@@ -195,6 +214,19 @@ def _one(x, start, n, extremes, lanes):
 
 
 @inner
+def _fetch(x, start, step, n):
+    """Bring four positions of n neighbouring channels into the cache, one after the other.
+
+    Memory that is read in one direction comes ahead of its use. Whoever reads four places in turn, as `_four` does,
+    waits for it: three times as long.
+    """
+    half = 32 // x.itemsize  # of a line; one read a line is not noticed
+    for position in range(4):
+        for i in range(start + position * step, start + position * step + n, half):
+            _read(x, i)
+
+
+@inner
 def _lane_pivots(x, start, step, length, width, zero, extremes, lanes, pivot, low, high):
     """The pivot of every channel, as `_pivot` but side by side; their extremes start at the first position."""
     last = min(length, LEAD) - 1
@@ -203,7 +235,7 @@ def _lane_pivots(x, start, step, length, width, zero, extremes, lanes, pivot, lo
     for c in range(width):
         a, b, d = zero + x0[c], zero + x1[c], zero + x2[c]
         p = higher(lower(a, b), lower(higher(a, b), d))
-        p = p if abs(p) < math.inf else zero  # neither infinite nor NaN
+        p = p if abs(a + b + d) < math.inf else zero  # of p itself the compiler believes that it is finite
         lanes[c], pivot[c] = p, p
     if extremes:
         for c in range(width):
@@ -211,136 +243,249 @@ def _lane_pivots(x, start, step, length, width, zero, extremes, lanes, pivot, lo
 
 
 @jit
-def _interleaved_sums(
-    x, walk, rows, length, channels, side, begin, end, zero, extremes, lanes, pivot, total, squares, low, high
-):
-    """Sums of the samples from begin to end, each group around its pivot."""
-    sample, _, step = walk
-    for s in range(begin, end):
-        for tile in range(0, channels, LANES):
-            width = min(LANES, channels - tile)
-            copies = min(side, max(1, length // 32)) if step == channels == width else 1
-            base = s * sample + tile
-            here, there = s * channels + tile, s * channels + tile + width
-            p, t, q, a, b = pivot[here:there], total[here:there], squares[here:there], low[here:there], high[here:there]
-            _lane_pivots(x, base + rows[0], step, length, width, zero, extremes, lanes, p, a, b)
-            for k in range(1, copies):
-                for c in range(width):
-                    lanes[k * width + c] = lanes[c]
-            for c in range(width):
-                t[c], q[c] = 0.0, 0.0
-            for r in range(rows.size):
-                for block in range(0, length, SEGMENT * copies):
-                    for lane in range(copies * width):
-                        lanes[LANES + lane], lanes[2 * LANES + lane] = zero, zero
-                    if extremes:
-                        for k in range(copies):
-                            for c in range(width):
-                                lanes[3 * LANES + k * width + c], lanes[4 * LANES + k * width + c] = a[c], b[c]
-                    position, stop = block, min(block + SEGMENT * copies, length)
-                    while position + 4 * copies <= stop:
-                        _four(x, base + rows[r] + position * step, copies * step, copies * width, extremes, lanes)
-                        position += 4 * copies
-                    while position < stop:
-                        _one(x, base + rows[r] + position * step, width, extremes, lanes)
-                        position += 1
-                    for k in range(copies):
-                        for c in range(width):
-                            t[c] += lanes[LANES + k * width + c]
-                            q[c] += lanes[2 * LANES + k * width + c]
-                        if extremes:
-                            for c in range(width):
-                                a[c] = lower(lanes[3 * LANES + k * width + c], a[c])
-                                b[c] = higher(lanes[4 * LANES + k * width + c], b[c])
-
-
-@inner
-def _look_again(x, base, step, rows, length, pivot):
-    """Sums of a group around a pivot in float64, and whether it holds a NaN."""
-    total, squares, nan = 0.0, 0.0, False
-    for r in range(rows.size):
-        t, q = _sums(_strided(x, base + rows[r], step, length), pivot)
-        total += t
-        squares += q
-    if math.isnan(total):
-        for r in range(rows.size):
-            for i in range(length):
-                nan = nan or math.isnan(x[base + rows[r] + i * step])
-    return total, squares, nan
-
-
-@inner
-def _lost(pivot_squares, squares):
-    """Whether sums are out of float32's range, though maybe not out of the result's, or differ too little."""
-    return not TINY < pivot_squares < math.inf or pivot_squares > FAR * squares
+def tiles(channels):
+    """Into how many tiles of LANES channels a sample is divided."""
+    return -(-channels // LANES)
 
 
 @jit
-def _describe(x, walk, rows, length, channels, begin, end, extremes, mean, total, m2, low, high):
+def first_group(tile, channels):
+    """The first group of a tile, counted over all samples."""
+    return tile // tiles(channels) * channels + tile % tiles(channels) * LANES
+
+
+@jit
+def _interleaved_sums(
+    x, walk, rows, length, channels, side, begin, end, zero, extremes, lanes, pivot, total, squares, low, high
+):
+    """Sums of the tiles from begin to end (sample by sample), each group around its pivot."""
+    sample, _, step = walk
+    far = x.size * x.itemsize > CACHED and step == channels <= LANES
+    for item in range(begin, end):
+        s, tile = item // tiles(channels), item % tiles(channels) * LANES
+        width = min(LANES, channels - tile)
+        copies = min(side, max(1, length // 32)) if step == channels == width else 1
+        if far:  # fewer at a time are fetched while others are added up
+            copies = max(1, copies // 2)
+        segment = SEGMENT // 4 * copies  # a lane adds one position after the other
+        base = s * sample + tile
+        here, there = s * channels + tile, s * channels + tile + width
+        p, t, q, a, b = pivot[here:there], total[here:there], squares[here:there], low[here:there], high[here:there]
+        _lane_pivots(x, base + rows[0], step, length, width, zero, extremes, lanes, p, a, b)
+        for k in range(1, copies):
+            for c in range(width):
+                lanes[k * width + c] = lanes[c]
+        if extremes:
+            for k in range(copies):
+                for c in range(width):
+                    lanes[3 * LANES + k * width + c], lanes[4 * LANES + k * width + c] = a[c], b[c]
+        for c in range(width):
+            t[c], q[c] = 0.0, 0.0
+        for r in range(rows.size):
+            for block in range(0, length, segment):
+                for lane in range(copies * width):
+                    lanes[LANES + lane], lanes[2 * LANES + lane] = zero, zero
+                position, stop = block, min(block + segment, length)
+                while position + 4 * copies <= stop:
+                    start = base + rows[r] + position * step
+                    if far:
+                        _fetch(x, start, copies * step, copies * width)
+                    _four(x, start, copies * step, copies * width, extremes, lanes)
+                    position += 4 * copies
+                while position < stop:
+                    _one(x, base + rows[r] + position * step, width, extremes, lanes)
+                    position += 1
+                for k in range(copies):
+                    for c in range(width):
+                        t[c] += lanes[LANES + k * width + c]
+                        q[c] += lanes[2 * LANES + k * width + c]
+        if extremes:
+            for k in range(copies):
+                for c in range(width):
+                    a[c] = lower(lanes[3 * LANES + k * width + c], a[c])
+                    b[c] = higher(lanes[4 * LANES + k * width + c], b[c])
+
+
+@inner
+def _along(x, base, step, rows, length, lanes):
+    """Sums of a group around a pivot in float64, and whether it holds a NaN."""
+    for r in range(rows.size):
+        total, squares = _sums(_strided(x, base + rows[r], step, length), lanes[0])
+        lanes[LANES] += total
+        lanes[2 * LANES] += squares
+    if math.isnan(lanes[LANES]):
+        for r in range(rows.size):
+            for i in range(length):
+                lanes[3 * LANES] += math.isnan(x[base + rows[r] + i * step])
+
+
+@inner
+def _side_by_side(x, base, step, rows, length, width, lanes):
+    """The same for neighbouring channels: one at a time would read all of the memory for each."""
+    copies = STRIPE // width if step == width else 1
+    for lane in range(width, copies * width):
+        lanes[lane] = lanes[lane - width]
+    for r in range(rows.size):
+        position = 0
+        while position + 4 * copies <= length:
+            _four(x, base + rows[r] + position * step, copies * step, copies * width, False, lanes)
+            position += 4 * copies
+        while position < length:
+            _one(x, base + rows[r] + position * step, width, False, lanes)
+            position += 1
+    for lane in range(copies * width - 1, width - 1, -1):
+        lanes[LANES + lane - width] += lanes[LANES + lane]
+        lanes[2 * LANES + lane - width] += lanes[2 * LANES + lane]
+    if np.isnan(lanes[LANES : LANES + width]).any():
+        for r in range(rows.size):
+            for position in range(length):
+                start = base + rows[r] + position * step
+                for c in range(width):
+                    lanes[3 * LANES + c] += math.isnan(x[start + c])
+
+
+@inner
+def _lost(total, squares, n):
+    """Whether sums are out of float32's range, though maybe not out of the result's, or differ too little."""
+    return not TINY < squares < math.inf or squares > FAR * (squares - total * (total / n))
+
+
+@inner
+def _constant(total, squares, low, high, group):
+    """Whether nothing but the pivot was seen. Without extremes, squares may have underflowed: below float32's least."""
+    return total == 0 and squares == 0 and (low.size == 0 or low[group] == high[group])
+
+
+@inner
+def _look_again(x, walk, rows, length, channels, begin, end, mean, total, squares, low, high):
+    """Sums anew, around the mean and in float64, of the groups that need it."""
+    n = rows.size * length
+    together = STRIPE if walk[1] == 1 and walk[2] != 1 else 1
+    lanes = np.empty(5 * LANES)
+    lost = np.empty(STRIPE, np.bool_)
+    group = begin
+    while group < end:
+        width = min(together, channels - group % channels, end - group)
+        for c in range(width):
+            g = group + c
+            lost[c] = _lost(total[g], squares[g], n) and not _constant(total[g], squares[g], low, high, g)
+            shift = total[g] / n
+            lanes[c] = mean[g] + shift if math.isfinite(shift) else mean[g]
+        if lost[:width].any():
+            base = (group // channels) * walk[0] + (group % channels) * walk[1]
+            lanes[LANES : 4 * LANES] = 0
+            if together > 1:
+                _side_by_side(x, base, walk[2], rows, length, width, lanes)
+            else:
+                _along(x, base, walk[2], rows, length, lanes)
+            for c in range(width):
+                g = group + c
+                if lost[c]:
+                    mean[g], total[g], squares[g] = lanes[c], lanes[LANES + c], lanes[2 * LANES + c]
+                    if lanes[3 * LANES + c] and low.size:
+                        low[g] = high[g] = math.nan
+        group += width
+
+
+@jit
+def _describe(x, walk, rows, length, channels, begin, end, mean, total, m2, low, high):
     """Mean and squared deviations from the sums (the pivot comes in `mean`, the squares in `m2`)."""
     n = rows.size * length
     lost = 0
     for group in range(begin, end):
-        lost += _lost(m2[group], m2[group] - total[group] * (total[group] / n))
-    if not lost:  # the rule; without branches it costs next to nothing
-        for group in range(begin, end):
-            shift = total[group] / n
-            mean[group] += shift
-            m2[group] -= total[group] * shift
-        return
+        lost += _lost(total[group], m2[group], n)
+    if lost:  # the exception: the rest has no branches, and costs next to nothing
+        _look_again(x, walk, rows, length, channels, begin, end, mean, total, m2, low, high)
     for group in range(begin, end):
-        pivot, shift = mean[group], total[group] / n
+        shift = total[group] / n
         squares = m2[group] - total[group] * shift
-        if _lost(m2[group], squares):
-            pivot = pivot + shift if math.isfinite(shift) else pivot
-            base = (group // channels) * walk[0] + (group % channels) * walk[1]
-            again, squares, nan = _look_again(x, base, walk[2], rows, length, pivot)
-            shift = again / n
-            squares -= again * shift
-            if nan and extremes:
-                low[group] = high[group] = math.nan
-        mean[group], m2[group] = pivot + shift, 0.0 if squares < 0 else squares
+        mean[group] += shift
+        m2[group] = 0.0 if squares < 0 else squares
 
 
 def group_moments(x: Data, axis: int, sample_axis: int | None, *, extremes: bool = True) -> GroupMoments:
     """Moments of every group; the samples are slices along `sample_axis`, or all is one."""
     memory, strides = flat(x)
-    grid = layout(x.shape, (strides,), axis, sample_axis)
+    return _of_groups(memory, layout(x.shape, (strides,), axis, sample_axis), extremes)
+
+
+def _of_groups(memory: Data, grid: Layout, extremes: bool) -> GroupMoments:
     ((walk, rows),) = _steps(grid)
     length, samples, channels = grid.length, grid.samples, grid.channels
-    zero = _work_type(x)(0)
+    size = samples * channels * rows.size * length * memory.itemsize
+    zero = _work_type(memory)(0)
     mean, total, m2 = (np.empty(samples * channels) for _ in range(3))
     low, high = (np.empty(samples * channels if extremes else 0) for _ in range(2))
 
     def planar(begin: int, end: int) -> None:
         _planar_sums(memory, walk, rows, length, channels, begin, end, zero, extremes, mean, total, m2, low, high)
-        _describe(memory, walk, rows, length, channels, begin, end, extremes, mean, total, m2, low, high)
+        _describe(memory, walk, rows, length, channels, begin, end, mean, total, m2, low, high)
 
     def interleaved(begin: int, end: int) -> None:
         lanes, copies = np.empty(5 * LANES, dtype=zero.dtype), copies_of(channels)
         _interleaved_sums(
             memory, walk, rows, length, channels, copies, begin, end, zero, extremes, lanes, mean, total, m2, low, high
         )
-        begin, end = begin * channels, end * channels
-        _describe(memory, walk, rows, length, channels, begin, end, extremes, mean, total, m2, low, high)
+        begin, end = first_group(begin, channels), first_group(end, channels)
+        _describe(memory, walk, rows, length, channels, begin, end, mean, total, m2, low, high)
 
     if grid.interleaved:
-        threads.share(interleaved, samples, x.nbytes)
+        threads.share(interleaved, samples * tiles(channels), size)
     else:
-        threads.share(planar, samples * channels, x.nbytes)
+        threads.share(planar, samples * channels, size)
     return GroupMoments(*(v.reshape(-1, channels) for v in (mean, m2, low, high)))
 
 
 def moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector, Vector, Vector, Vector]:
     """Per channel: mean, sum of squared deviations, minimum, maximum, and the same sum for the samples' means."""
-    outer = outermost(x, axis) if sample_axis is None else sample_axis
-    if outer is not None and x.shape[axis] * x.shape[outer] == x.size:  # nothing within a sample: one group
-        separate = sample_axis is None or x.shape[outer] > 1
-        mean, m2, low, high = (v[0] for v in group_moments(x, axis, None))
-        return mean, m2, low, high, m2 if separate else np.zeros_like(m2)
-    groups = group_moments(x, axis, outer)
+    samples = x.size // x.shape[axis] if sample_axis is None else x.shape[sample_axis]
+    memory, strides = flat(x)
+    grid = layout(x.shape, (strides,), axis, None)
+    if grid.walks[0].rows.size == 1 and samples in (1, grid.length):  # a table: nothing within a sample, or one sample
+        mean, m2, low, high = _of_table(memory, grid)
+        return mean, m2, low, high, m2 if samples > 1 else np.zeros_like(m2)
+    outer = outermost(x, axis) if sample_axis is None or samples == 1 else sample_axis
+    groups = _of_groups(memory, layout(x.shape, (strides,), axis, outer), True)
     mean, m2, sample_m2 = merge(groups.mean, groups.m2, x.size // groups.mean.size)
-    return mean, m2, groups.low.min(axis=0), groups.high.max(axis=0), m2 if sample_axis is None else sample_m2
+    sample_m2 = m2 if sample_axis is None else sample_m2 if samples > 1 else np.zeros_like(m2)
+    return mean, m2, groups.low.min(axis=0), groups.high.max(axis=0), sample_m2
+
+
+def _of_table(memory: Data, grid: Layout) -> GroupMoments:
+    """Moments of runs, each of a channel: of blocks, whose number depends on the shape alone, and then of all."""
+    long = grid.length * grid.channels * memory.itemsize >= threads.WORTHWHILE
+    pieces = tiles(grid.channels) if grid.interleaved else grid.channels
+    blocks = max(1, min(BLOCKS // pieces, grid.length // LEAD)) if long else 1
+    n = grid.length // blocks
+    (walk,) = grid.walks
+    parts = _of_groups(
+        memory, grid._replace(samples=blocks, length=n, walks=(walk._replace(sample=n * walk.step),)), True
+    )
+    mean, m2, _ = merge(parts.mean, parts.m2, n)
+    whole = GroupMoments(mean, m2, parts.low.min(axis=0), parts.high.max(axis=0))
+    left = grid.length - blocks * n
+    if not left:
+        return whole
+    rest = _of_table(
+        memory, grid._replace(length=left, walks=(walk._replace(rows=walk.rows + blocks * n * walk.step),))
+    )
+    _join(mean, m2, blocks * n, rest.mean, rest.m2, left)
+    return GroupMoments(mean, m2, np.minimum(whole.low, rest.low), np.maximum(whole.high, rest.high))
+
+
+@inner
+def _finite(value):
+    return value if math.isfinite(value) else 0.0
+
+
+@jit
+def _join(mean, m2, n, other_mean, other_m2, other_n):
+    """Chan's formula for two parts of any sizes; into the first."""
+    share = other_n / (n + other_n)
+    for c in range(mean.size):
+        d = other_mean[c] - mean[c]
+        m2[c] += other_m2[c] + d * d * (n * share)
+        mean[c] = mean[c] + d * share if math.isfinite(d) else mean[c] + other_mean[c]
 
 
 @jit
@@ -351,10 +496,10 @@ def _merge(means, m2, size, mean, whole, between):
         mean[c], whole[c], between[c] = 0.0, 0.0, 0.0
     for s in range(samples):
         for c in range(channels):
-            mean[c] += means[s, c] - means[0, c]  # around the first: a mean of equal numbers is exact
+            mean[c] += means[s, c] - _finite(means[0, c])  # around the first: a mean of equal numbers is exact
             whole[c] += m2[s, c]
     for c in range(channels):
-        mean[c] = means[0, c] + mean[c] / samples
+        mean[c] = _finite(means[0, c]) + mean[c] / samples
     for s in range(samples):
         for c in range(channels):
             d = means[s, c] - mean[c]

@@ -114,7 +114,7 @@ def _planar_moments(table):
     while i < t.chunks:
         begin, end = _bounds(t, i)
         cpu._planar_sums(x, walk, rows, t.length, t.channels, begin, end, t.zero, extremes, mean, total, m2, low, high)
-        cpu._describe(x, walk, rows, t.length, t.channels, begin, end, extremes, mean, total, m2, low, high)
+        cpu._describe(x, walk, rows, t.length, t.channels, begin, end, mean, total, m2, low, high)
         i = _take(table)
 
 
@@ -131,8 +131,8 @@ def _interleaved_moments(table):
             x, walk, rows, t.length, t.channels, t.copies, begin, end, t.zero, extremes, lanes,
             mean, total, m2, low, high,
         )  # fmt: skip
-        begin, end = begin * t.channels, end * t.channels
-        cpu._describe(x, walk, rows, t.length, t.channels, begin, end, extremes, mean, total, m2, low, high)
+        begin, end = cpu.first_group(begin, t.channels), cpu.first_group(end, t.channels)
+        cpu._describe(x, walk, rows, t.length, t.channels, begin, end, mean, total, m2, low, high)
         i = _take(table)
 
 
@@ -299,7 +299,8 @@ def plan(
         n, copies = len(strides), grid.copies
         steps, rows, length = grid.walks[:n], grid.walks[n : 2 * n], grid.walks[2 * n]
     copies = copies if grid.interleaved else 1
-    items = grid.samples if grid.interleaved else grid.samples * grid.channels
+    parts = cpu.tiles(grid.channels) if name == "moments" else 1
+    items = grid.samples * (parts if grid.interleaved else grid.channels)
     arrays = [
         number
         for s, step, offsets in zip(strides, steps, rows, strict=True)
