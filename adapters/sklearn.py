@@ -155,9 +155,7 @@ class SteinScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         ValueError
             If the data are not finite numbers in a table of the right number of features, or too few rows were seen.
         """
-        check_is_fitted(self)
-        x = self._table(X, reset=False)
-        self._check_statistics()
+        x = self._fitted_table(X)
         return ((x - self.mean_) / self.scale_).astype(x.dtype, copy=False)
 
     def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:
@@ -171,22 +169,24 @@ class SteinScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         Returns
         -------
         array of shape (n_samples, n_features)
-            Of the data's dtype: float32 or float64; other numbers become float64.
+            Of the dtype that `transform` would give.
 
         Raises
         ------
-        NotFittedError
-            Before `fit`.
-        ValueError
-            If the data are not finite numbers in a table of the right number of features, or too few rows were seen.
+        NotFittedError, ValueError
+            As `transform`.
         """
-        check_is_fitted(self)
-        x = self._table(X, reset=False)
-        self._check_statistics()
+        x = self._fitted_table(X)
         return (x * self.scale_ + self.mean_).astype(x.dtype, copy=False)
 
     def _table(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
         return validate_data(self, X, reset=reset, dtype=(np.float64, np.float32))
+
+    def _fitted_table(self, X: ArrayLike) -> NDArray[Any]:
+        check_is_fitted(self)
+        x = self._table(X, reset=False)
+        self._check_statistics()
+        return x
 
     def _forget(self) -> None:
         for name in ("moments_", "mean_", "scale_", "n_samples_seen_"):

@@ -3,8 +3,9 @@
     python -m benchmarks.scale [--largest 1e8] [--folder FOLDER]
 
 `shrinkstats.moments` (of an array, and of a Dask array) against NumPy's and Dask's own mean and var and scikit-learn's
-StandardScaler, float32, 100 channels. Sizes above --in-memory are read from a file in --folder, as numpy.memmap. A
-rival whose memory would not fit is not run, and the table says so. Memory is what arrays allocate beside the data.
+StandardScaler, float32, 100 channels. Sizes above --in-memory are read from a file in --folder, as numpy.memmap. It was
+just written, so nobody waits for the disk. A rival whose memory would not fit is not run, and the table says so. Memory
+is what arrays allocate beside the data.
 
 Every cell is written to --cells as soon as it is known; started again, the benchmark goes on where it was.
 """
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +45,16 @@ Row = dict[str, Any]
 
 
 def lazily(x: np.ndarray) -> da.Array:
-    """x for Dask, in chunks of whole rows."""
-    return da.from_array(x, chunks=(max(1, CHUNK // CHANNELS), CHANNELS))
+    """x for Dask, in chunks of whole rows; without a name, for which Dask would read all of the data."""
+    return da.from_array(x, chunks=(max(1, CHUNK // CHANNELS), CHANNELS), name=False)
 
 
-RIVALS: dict[str, Callable[[np.ndarray], object]] = {
-    "moments": shrinkstats.moments,
-    "moments of Dask": lambda x: dask.compute(shrinkstats.moments(lazily(x))),
-    "NumPy": lambda x: (x.mean(axis=0), x.var(axis=0)),
-    "Dask": lambda x: dask.compute(lazily(x).mean(axis=0), lazily(x).var(axis=0)),
-    "StandardScaler": lambda x: StandardScaler().fit(x),
+RIVALS: dict[str, Callable[[np.ndarray, da.Array], object]] = {  # of an array, and of the same as Dask's
+    "moments": lambda x, _: shrinkstats.moments(x),
+    "moments of Dask": lambda _, lazy: dask.compute(shrinkstats.moments(lazy)),
+    "NumPy": lambda x, _: (x.mean(axis=0), x.var(axis=0)),
+    "Dask": lambda _, lazy: dask.compute(lazy.mean(axis=0), lazy.var(axis=0)),
+    "StandardScaler": lambda x, _: StandardScaler().fit(x),
 }
 
 
@@ -78,17 +80,12 @@ def memory(call: Callable[[], object]) -> int:
 
 
 def copy_bandwidth(size: int) -> float:
-    """Bytes read and written in a second by a copy of float32 numbers, on the number of threads that is fastest."""
+    """Bytes read and written in a second by a copy of float32 numbers, on as many threads as `moments` uses."""
     source, target = np.ones(size, np.float32), np.ones(size, np.float32)
-    cores = get_num_threads()
-    with ThreadPoolExecutor(cores) as pool:
-
-        def copy(threads: int) -> None:
-            parts = zip(np.array_split(target, threads), np.array_split(source, threads), strict=True)
-            list(pool.map(lambda part: np.copyto(*part), parts))
-
-        fastest = min(seconds(lambda n=n: copy(n)) for n in range(1, cores + 1))
-    return 2 * source.nbytes / fastest
+    threads = get_num_threads()
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    with ThreadPoolExecutor(threads) as pool:
+        return 2 * source.nbytes / seconds(lambda: list(pool.map(lambda part: np.copyto(*part), parts)))
 
 
 @contextmanager
@@ -156,7 +153,14 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, default=Path("scale.jsonl"), help="where measured cells are kept")
     parser.add_argument("--no-record", action="store_true", help="print only")
     arguments = parser.parse_args()
-    settings = {"machine": machine(), "channels": CHANNELS, "dtype": "float32", "in_memory": int(arguments.in_memory)}
+    settings = {
+        "machine": machine(),
+        "versions": {name: version(name) for name in ("dask", "scikit-learn")},
+        "threads": get_num_threads(),
+        "channels": CHANNELS,
+        "dtype": "float32",
+        "in_memory": int(arguments.in_memory),
+    }
     rows = known(arguments.cells, settings)
     with arguments.cells.open("a") as file:
 
@@ -175,19 +179,21 @@ def main() -> None:
             if size > arguments.largest or not missing:
                 continue
             with data(size, arguments.in_memory, arguments.folder) as x:
+                lazy = lazily(x)
                 where = "file" if isinstance(x, np.memmap) else "memory"
                 for name in missing:
                     print(f"{size:.0e} {name}", flush=True)
                     row: Row = {"size": size, "where": where, "rival": name, "seconds": None, "memory": None}
                     if fits(name, size, rows):
-                        call = partial(RIVALS[name], x)
+                        call = partial(RIVALS[name], x, lazy)
                         row |= {"seconds": seconds(call), "memory": memory(call)}
                     keep(row)
     bandwidth = next(r["bandwidth"] for r in rows if r.get("copied") == copied)
     cells = [r for r in rows if "rival" in r and r["size"] <= arguments.largest]
     report(cells, bandwidth)
     if not arguments.no_record:
-        content = {k: v for k, v in settings.items() if k != "machine"} | {"copy_bandwidth": bandwidth, "rows": cells}
+        content = {k: v for k, v in settings.items() if k != "machine"}
+        content |= {"copied": copied, "copy_bandwidth": bandwidth, "rows": cells}
         print(f"recorded in {save('scale', content)}")
 
 
