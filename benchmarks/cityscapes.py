@@ -26,9 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 
-from benchmarks import runner
+from benchmarks import cityscapes_tables, runner
 from benchmarks.cifar10_nets import ESTIMATORS
-from benchmarks.markdown import markdown
 from benchmarks.record import save
 from benchmarks.runner import Cells, Row, first_rank
 from shrinkstats.adapters import models
@@ -394,32 +393,6 @@ def measure(run: Run, net: nn.Module, mode: str, data: Data, cells: Cells) -> No
         print(f"{run}: {' '.join(map(str, cell))}: {100 * found['miou']:.1f}% mean IoU", flush=True)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Mean IoU in percent, the mean over seeds: a row for each way to normalize, a column for each condition."""
-    ways = sorted({(row["norm"], row["mode"], row["batch"]) for row in rows})
-    conditions = [condition for condition in CONDITIONS if any(row["condition"] == condition for row in rows)]
-    lines = []
-    for norm, mode, size in ways:
-        line = [f"{norm}; {mode}" + (f" of {size}" if mode != "running" else "")]
-        for condition in conditions:
-            wanted = (norm, mode, size, condition)
-            found = [r["miou"] for r in rows if (r["norm"], r["mode"], r["batch"], r["condition"]) == wanted]
-            line.append(f"{100 * np.mean(found):.1f}")
-        lines.append(line)
-    return markdown(["statistics", *conditions], lines)
-
-
-def class_table(rows: Sequence[Row]) -> str:
-    """IoU in percent of every class on clean scenes with running statistics, the mean over seeds."""
-    clean = [row for row in rows if row["mode"] == "running" and row["condition"] == "clean"]
-    norms = sorted({row["norm"] for row in clean})
-    lines = []
-    for name in clean[0]["classes"] if clean else ():
-        found = [[row["classes"][name]["iou"] for row in clean if row["norm"] == norm] for norm in norms]
-        lines.append([name, *(f"{100 * np.mean(values):.1f}" for values in found)])
-    return markdown(["class", *norms], lines)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Train, measure, record."""
     parser = runner.parser(__doc__, PRESETS)
@@ -428,7 +401,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--sizes", nargs="+", type=int)
     parser.add_argument("--size", nargs=2, type=int, help="height and width of the scenes")
-    for name in ("epochs", "train-batch", "validation-images", "test-images", "other-images", "workers"):
+    for name in ("epochs", "patience", "train-batch", "validation-images", "test-images", "other-images", "workers"):
         parser.add_argument(f"--{name}", type=int)
     args = parser.parse_args(arguments)
     preset = runner.as_told(PRESETS[args.preset], args)
@@ -440,10 +413,10 @@ def main(arguments: list[str] | None = None) -> None:
     if args.share.is_all and first_rank():
         wanted = [row for row in cells.rows if Run(row["net"], row["norm"], row["seed"]) in runs]
         rows, trainings = ([row for row in wanted if ("history" in row) == is_note] for is_note in (False, True))
-        print(f"{table(rows)}\n\n{class_table(rows)}")
         described = {name: len(getattr(data, name)) for name in ("train", "validation", "test", "other")}
         content = {"settings": asdict(preset), "scenes": described, "trainings": trainings, "rows": rows}
-        print(f"written to {save(f'cityscapes_{args.preset}', content)}")
+        recorded = save(name := f"cityscapes_{args.preset}", content)
+        print(f"{cityscapes_tables.conditions(name)}\n\n{cityscapes_tables.classes(name)}\n\nwritten to {recorded}")
     runner.end_ranks()
 
 

@@ -207,7 +207,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--norms", nargs="+", choices=ESTIMATORS)
     for name in ("seeds", "batches", "sizes"):
         parser.add_argument(f"--{name}", nargs="+", type=int)
-    parser.add_argument("--epochs", type=int)
+    for name in ("epochs", "patience"):
+        parser.add_argument(f"--{name}", type=int)
     args = parser.parse_args(arguments)
     preset = runner.as_told(PRESETS[args.preset], args)
     device = runner.start_ranks()
@@ -245,7 +246,8 @@ def main(arguments: list[str] | None = None) -> None:
             "shape": volumes.images.shape[2:],
             "problems": len(volumes.problems),
         }
-        trainings = [row for row in wanted if "history" in row]
+        # The epochs before the last one are in the cells alone.
+        trainings = [{**row, "history": row["history"][-1:]} for row in wanted if "history" in row]
         content = {
             "settings": asdict(preset),
             "data": described,

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import cifar_tables, cityscapes_tables, ppmi_tables, scale_tables
 from benchmarks.adaptation import accuracies
 from benchmarks.layers import ORDERS, geometric_mean, ratios
 from benchmarks.markdown import markdown, source
@@ -386,6 +387,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "streams": streams,
     "blend_rules": blend_rules,
     "shift": shift,
+    "scale": scale_tables.scale,
+    **cifar_tables.tables("cifar10_cpu"),
+    "published_guarded": cifar_tables.published_guarded,
+    "published_abnn": cifar_tables.published_abnn,
+    "ppmi": lambda: ppmi_tables.attacked("ppmi_cpu"),
+    "ppmi_scores": lambda: ppmi_tables.scores("ppmi_cpu"),
+    "cityscapes": lambda: cityscapes_tables.conditions("cityscapes_cpu"),
+    "cityscapes_scores": lambda: cityscapes_tables.scores("cityscapes_cpu"),
+    "cityscapes_classes": lambda: cityscapes_tables.classes("cityscapes_cpu"),
 }
 
 

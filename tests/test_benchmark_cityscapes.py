@@ -101,7 +101,7 @@ def known(result):
 def test_from_scenes_to_a_record(run, tmp_path, monkeypatch, capsys):
     result = run("all", "--seeds", "0", "1")
     said = capsys.readouterr().out
-    assert "| batch_norm; stein_blend of 2 |" in said
+    assert "| batch norm, Stein blend, batches of 2 |" in said
     assert "| car |" in said
     assert result["scenes"] == {"train": 12, "validation": 4, "test": 5, "other": 3}
     cells = {(row["norm"], row["seed"], *(row[name] for name in Cell._fields)) for row in result["rows"]}
@@ -230,6 +230,12 @@ def test_epochs_differ_and_can_be_repeated(data):
     assert len(seen) == len(data.shuffled(0, 3)) == 3
     assert all(torch.equal(x, x2) and torch.equal(y, y2) for (x, y), (x2, y2) in zip(seen, again, strict=True))
     assert not any(torch.equal(x, x2) for (x, _), (x2, _) in zip(seen, other, strict=True))
+    assert not torch.equal(
+        seen[0][0], next(iter(data.shuffled(1, 3)))[0]
+    )  # nor do trainings with other seeds share them
+    drawn = [np.stack([data.shuffled(0, epoch).scenes[k][0] for k in range(12)]) for epoch in (3, 3, 4)]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])  # the same scenes, cut out elsewhere
     assert 0.2 < max(float(x.max()) for x, _ in seen) <= 1
 
 

@@ -149,6 +149,18 @@ def test_other_settings_need_another_folder(run, options):
         run("all", *options)
 
 
+def test_other_scans_need_another_folder(run, folder):
+    run("all", "--share", "9/10")
+    table = folder / "table.csv"
+    before = table.read_text()
+    table.write_text(before.replace("S0,large", "S0,tiny").replace("S2,tiny", "S2,large"))  # as many as before
+    try:
+        with pytest.raises(SystemExit, match="holds cells of other settings"):
+            run("all", "--share", "9/10")
+    finally:
+        table.write_text(before)
+
+
 def test_a_share_there_is_not(run, capsys):
     with pytest.raises(SystemExit):
         run("all", "--share", "2/2")
@@ -237,6 +249,22 @@ def test_epochs_differ_and_can_be_repeated():
     assert len({int(label) for _, labels in seen for label in labels}) == 9
 
 
+def test_every_training_has_its_batches_and_its_rate(monkeypatch, tmp_path):
+    trainings = []
+    monkeypatch.setattr(runner, "train", lambda *arguments, **options: trainings.append((arguments[2], options)))
+    part = Part(torch.rand(32, 1, 8, 8, 8), torch.arange(32) % 2)
+    preset = ppmi.PRESETS["cpu"]
+    for size, seed in ((2, 0), (2, 1), (16, 0)):
+        ppmi.train(Run("small_cnn3d", "batch_norm", size, seed), (part, part, part), preset, tmp_path, None)
+    first = {(k, epoch): next(iter(batches(epoch)))[0] for k, (batches, _) in enumerate(trainings) for epoch in (0, 1)}
+    assert len({x.double().sum().item() for x in first.values()}) == len(first)
+    for (k, epoch), x in first.items():
+        assert torch.equal(next(iter(trainings[k][0](epoch)))[0], x)
+    two, _, sixteen = (options["rate"] for _, options in trainings)
+    assert sixteen == preset.rate
+    assert two == pytest.approx(preset.rate / 8**0.5)
+
+
 def test_volumes_move_and_are_mirrored():
     volumes = torch.rand(40, 1, 5, 4, 3)
     changed = augment(volumes, torch.Generator().manual_seed(0))
@@ -317,6 +345,20 @@ def test_scores_are_those_of_scikit_learn():
     assert {name: value for name, (value, *_) in found.items()} == pytest.approx(expected)
 
 
+def test_scores_are_those_of_torchmetrics():
+    classification = pytest.importorskip("torchmetrics.functional.classification", reason="compares with torchmetrics")
+    rng = np.random.default_rng(2)
+    labels = rng.integers(2, size=80)
+    logits = rng.normal(size=80) + labels
+    found = scores(logits, labels, np.arange(80).astype(str), np.zeros(80, int))
+    names = {"accuracy": "accuracy", "auc": "auroc", "sensitivity": "recall", "specificity": "specificity"}
+    for name, theirs in names.items():
+        metric = getattr(classification, f"binary_{theirs}")
+        assert found[name][0] == pytest.approx(
+            float(metric(torch.from_numpy(logits).sigmoid(), torch.from_numpy(labels)))
+        )
+
+
 def test_intervals_are_those_of_independent_subjects():
     """Of a proportion, about 1.96 sqrt(p (1 - p) / subjects) to each side, however many volumes a subject has."""
     rng = np.random.default_rng(1)
@@ -349,7 +391,7 @@ def test_seeds_are_pooled_by_their_folds():
     assert found["volumes"] == 16
 
 
-def test_extents_tell_groups_that_were_scanned_differently(tmp_path):
+def test_extents_tell_groups_that_were_scanned_differently(tmp_path, monkeypatch):
     """By millimetres along an axis of the body, whichever axis of the scan that is."""
     rows = []
     for k in range(40):
@@ -366,5 +408,7 @@ def test_extents_tell_groups_that_were_scanned_differently(tmp_path):
     assert found["volumes"] == 40
     assert found["balanced_accuracy"] == [1, 1, 1]
     assert extents_alone(volumes, (0, 1), (14, 14, 14))["balanced_accuracy"][0] == 0.5  # cut off alike
-    shuffled = volumes._replace(labels=np.random.default_rng(0).permutation(volumes.labels))
-    assert extents_alone(shuffled, (0, 1, 2, 3, 4))["balanced_accuracy"][0] < 0.8
+    rest, test = ppmi_data.fold(volumes, 0)
+    monkeypatch.setattr(ppmi_scores, "fold", lambda volumes, seed: (rest, test))
+    volumes.labels[test] = 1 - volumes.labels[test]  # which must not be looked at
+    assert extents_alone(volumes, (0,))["balanced_accuracy"][0] == 0

@@ -34,6 +34,26 @@ def test_scores_are_those_of_scikit_learn(truth, prediction):
         assert np.isnan(scores.classes[k][:4]).all()
 
 
+def test_scores_are_those_of_torchmetrics():
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    metrics = pytest.importorskip("torchmetrics.functional.classification", reason="compares with torchmetrics")
+    rng = np.random.default_rng(0)
+    truth, prediction = rng.choice([*range(CLASSES), VOID], (3, 20, 30)), rng.integers(CLASSES, size=(3, 20, 30))
+    scores = Confusion.of(truth, prediction, classes=CLASSES).scores()
+    pair = torch.from_numpy(prediction), torch.from_numpy(truth)
+    for name, theirs in {
+        "iou": "jaccard_index",
+        "precision": "precision",
+        "sensitivity": "recall",
+        "f1": "f1_score",
+    }.items():
+        metric = getattr(metrics, f"multiclass_{theirs}")
+        expected = metric(*pair, num_classes=CLASSES, average=None, ignore_index=VOID)
+        assert [getattr(score, name) for score in scores.classes] == pytest.approx(expected.tolist(), rel=1e-6)
+    accuracy = metrics.multiclass_accuracy(*pair, num_classes=CLASSES, average="micro", ignore_index=VOID)
+    assert scores.pixel_accuracy == pytest.approx(float(accuracy), rel=1e-6)
+
+
 @given(truths, predictions, st.integers(0, CLASSES - 1))
 def test_void_changes_nothing(truth, prediction, other):
     changed = np.where(truth == VOID, other, prediction)
