@@ -262,6 +262,22 @@ def test_scores_are_those_of_the_predictions(folder, data):
         assert found["miou"] == pytest.approx((1 + float(road)) / 3)
 
 
+def test_a_scene_has_the_same_weather_in_batches_of_any_size(data):
+    seen = []
+
+    class Told(nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return torch.zeros(len(x), 19, *x.shape[2:])
+
+    found = []
+    for batch in (2, 16):
+        seen.clear()
+        evaluate(Told(), data, Cell("running", batch, "noise"))
+        found.append(torch.cat(seen))
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_conditions_change_images_within_their_bounds(condition, data):
     run = Run("hrnet_w18_small_v1", "stein_sampling", 0)

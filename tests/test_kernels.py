@@ -8,7 +8,7 @@ from naive import moments as naive_moments
 
 import shrinkstats
 from shrinkstats.estimators import BatchStatistics
-from shrinkstats.kernels import cpu, layout
+from shrinkstats.kernels import compiled, cpu, layout
 
 pytestmark = pytest.mark.core
 
@@ -106,7 +106,8 @@ def test_no_copy(name, monkeypatch):
          "channels-last": np.moveaxis(random((8, 7, 5)), -1, 1)}.get(name)  # fmt: skip
     x = strided()[name] if x is None else x
     seen = []
-    monkeypatch.setattr(cpu, "flat", lambda v: seen.append(layout.flat(v)) or seen[-1])
+    for module in (cpu, compiled):
+        monkeypatch.setattr(module, "flat", lambda v: seen.append(layout.flat(v)) or seen[-1])
     shrinkstats.moments(x)
     shrinkstats.normalize(x, BatchStatistics())
     assert len(seen) == 4  # moments; moments, input and output of normalize

@@ -277,8 +277,8 @@ def test_no_threading_layer_of_numba_is_ever_started():
                 ShrinkBatchNorm2d(3, estimator)(x).pow(2).sum().backward()
         import numba
         from numba.core.dispatcher import Dispatcher
-        from shrinkstats.kernels import cpu
-        kernels = [v for v in vars(cpu).values() if isinstance(v, Dispatcher)]
+        from shrinkstats.kernels import backward, cpu, sums
+        kernels = {v for module in (backward, cpu, sums) for v in vars(module).values() if isinstance(v, Dispatcher)}
         assert len(kernels) > 10
         assert not any(kernel.targetoptions.get("parallel") for kernel in kernels)
         try:
@@ -298,8 +298,9 @@ FIRST_CALL = """
         x = random(8, 3, 6, 6).contiguous(memory_format=format).requires_grad_()
         ShrinkBatchNorm2d(3)(x).pow(2).sum().backward()
     from numba.core.dispatcher import Dispatcher
-    from shrinkstats.kernels import cpu, team, vectors
-    kernels = [v for module in (cpu, team, vectors) for v in vars(module).values() if isinstance(v, Dispatcher)]
+    from shrinkstats.kernels import backward, cpu, sums, team, vectors
+    modules = (backward, cpu, sums, team, vectors)
+    kernels = {v for module in modules for v in vars(module).values() if isinstance(v, Dispatcher)}
     used = [kernel for kernel in kernels if kernel.signatures]
     bodies = [team._body(name, order, np.float32) for name in team._BODIES for order in (False, True)]
     print(cpu.__file__, len(used), sum(sum(k.stats.cache_misses.values()) for k in used),

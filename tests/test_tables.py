@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shrinkstats
-from shrinkstats.kernels import cpu, threads
+from shrinkstats.kernels import compiled, cpu, threads
 
 pytestmark = pytest.mark.core
 
@@ -47,7 +47,7 @@ def shared(monkeypatch):
     return seen
 
 
-ROWS = cpu.SEGMENT
+ROWS = compiled.SEGMENT
 ORDERS = {
     "C": lambda x: x,
     "F": np.asfortranarray,

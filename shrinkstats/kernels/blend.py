@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from shrinkstats.kernels.cpu import Vector, _merge, inner, jit
+from shrinkstats.kernels.compiled import Vector, inner, jit
+from shrinkstats.kernels.cpu import merge_groups
 from shrinkstats.kernels.vectors import affine_lines
 
 FAR = 1e140  # squares beyond it, or sums below its inverse, are for the general way, which scales its numbers
@@ -85,7 +86,7 @@ def adapted_lines(
     whole, between = np.empty(c), np.empty(c)
     source_mean, source_var, noise, sd_noise, sd_bias, spread = np.empty((6, c))
     target, blended = np.empty((2, 1, c)), np.empty((2, 1, c))
-    _merge(groups[0], groups[2], size, target[0, 0], whole, between)
+    merge_groups(groups[0], groups[2], size, target[0, 0], whole, between)
     for i in range(c):
         target[1, 0, i] = whole[i] / (size * groups.shape[1])
         source_mean[i], source_var[i], noise[i] = running_mean[i], running_var[i], noise_mean[i] / n

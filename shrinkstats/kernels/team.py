@@ -17,7 +17,8 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from shrinkstats.kernels import cpu
+from shrinkstats.kernels import backward, compiled, cpu, sums
+from shrinkstats.kernels.compiled import inner, jit
 from shrinkstats.kernels.layout import elements, extent, furthest, layout
 
 CHUNKS = 16  # into which a pass is cut: whoever is free takes the next
@@ -70,32 +71,32 @@ def _caster() -> Any:
 _take, _pointer = _counter(), _caster()
 
 
-@cpu.inner
+@inner
 def _view(address, size, like):
     return numba.carray(_pointer(address, like), size)
 
 
-@cpu.inner
+@inner
 def _bounds(t, i):
     return t.items * i // t.chunks, t.items * (i + 1) // t.chunks
 
 
-@cpu.inner
+@inner
 def _walk0(t):
     return _view(t.address0, t.size0, t.zero), (t.sample0, t.channel0, t.step0), _view(t.rows0, t.row_count0, t.items)
 
 
-@cpu.inner
+@inner
 def _walk1(t):
     return _view(t.address1, t.size1, t.zero), (t.sample1, t.channel1, t.step1), _view(t.rows1, t.row_count1, t.items)
 
 
-@cpu.inner
+@inner
 def _walk2(t):
     return _view(t.address2, t.size2, t.zero), (t.sample2, t.channel2, t.step2), _view(t.rows2, t.row_count2, t.items)
 
 
-@cpu.inner
+@inner
 def _sums_of(t):
     """The vectors that moments fill: mean, total, squares and, where wanted, the extremes; one for every group."""
     rows = 5 if t.option else 3
@@ -113,8 +114,8 @@ def _planar_moments(table):
     i = _take(table)
     while i < t.chunks:
         begin, end = _bounds(t, i)
-        cpu._planar_sums(x, walk, rows, t.length, t.channels, begin, end, t.zero, extremes, mean, total, m2, low, high)
-        cpu._describe(x, walk, rows, t.length, t.channels, begin, end, mean, total, m2, low, high)
+        sums.planar_sums(x, walk, rows, t.length, t.channels, begin, end, t.zero, extremes, mean, total, m2, low, high)
+        sums.describe(x, walk, rows, t.length, t.channels, begin, end, mean, total, m2, low, high)
         i = _take(table)
 
 
@@ -123,20 +124,20 @@ def _interleaved_moments(table):
     x, walk, rows = _walk0(t)
     mean, total, m2, low, high = _sums_of(t)
     extremes = t.option != 0
-    lanes = np.empty(5 * cpu.LANES, dtype=x.dtype)
+    lanes = np.empty(5 * compiled.LANES, dtype=x.dtype)
     i = _take(table)
     while i < t.chunks:
         begin, end = _bounds(t, i)
-        cpu._interleaved_sums(
+        sums.interleaved_sums(
             x, walk, rows, t.length, t.channels, t.copies, begin, end, t.zero, extremes, lanes,
             mean, total, m2, low, high,
         )  # fmt: skip
-        begin, end = cpu.first_group(begin, t.channels), cpu.first_group(end, t.channels)
-        cpu._describe(x, walk, rows, t.length, t.channels, begin, end, mean, total, m2, low, high)
+        begin, end = sums.first_group(begin, t.channels), sums.first_group(end, t.channels)
+        sums.describe(x, walk, rows, t.length, t.channels, begin, end, mean, total, m2, low, high)
         i = _take(table)
 
 
-@cpu.inner
+@inner
 def _lines(t, address):
     """A vector of channels, for as many positions as lie side by side."""
     return _view(address, t.channels * t.copies, t.zero)
@@ -150,7 +151,7 @@ def _planar_affine(table):
     i = _take(table)
     while i < t.chunks:
         begin, end = _bounds(t, i)
-        cpu._planar_affine(x, y, walk, out, rows, out_rows, t.length, t.channels, begin, end, pivot, a, b)
+        cpu.planar_affine(x, y, walk, out, rows, out_rows, t.length, t.channels, begin, end, pivot, a, b)
         i = _take(table)
 
 
@@ -162,9 +163,7 @@ def _interleaved_affine(table):
     i = _take(table)
     while i < t.chunks:
         begin, end = _bounds(t, i)
-        cpu._interleaved_affine(
-            x, y, walk, out, rows, out_rows, t.length, t.channels, t.copies, begin, end, pivot, a, b
-        )
+        cpu.interleaved_affine(x, y, walk, out, rows, out_rows, t.length, t.channels, t.copies, begin, end, pivot, a, b)
         i = _take(table)
 
 
@@ -179,7 +178,9 @@ def _planar_products(table):
     i = _take(table)
     while i < t.chunks:
         begin, end = _bounds(t, i)
-        cpu._planar_products(g, x, g_walk, walk, g_rows, rows, t.length, t.channels, begin, end, pivot, total, product)
+        backward.planar_products(
+            g, x, g_walk, walk, g_rows, rows, t.length, t.channels, begin, end, pivot, total, product
+        )
         i = _take(table)
 
 
@@ -194,7 +195,7 @@ def _interleaved_products(table):
     i = _take(table)
     while i < t.chunks:
         begin, end = _bounds(t, i)
-        cpu._interleaved_products(
+        backward.interleaved_products(
             g, x, g_walk, walk, g_rows, rows, t.length, t.channels, t.copies, begin, end, pivot, total, product
         )
         i = _take(table)
@@ -210,7 +211,7 @@ def _planar_combine(table):
     i = _take(table)
     while i < t.chunks:
         begin, end = _bounds(t, i)
-        cpu._planar_combine(
+        backward.planar_combine(
             g, x, y, g_walk, walk, out, g_rows, rows, out_rows, t.length, t.channels, begin, end, pivot, a, b, d,
             t.option,
         )  # fmt: skip
@@ -227,7 +228,7 @@ def _interleaved_combine(table):
     i = _take(table)
     while i < t.chunks:
         begin, end = _bounds(t, i)
-        cpu._interleaved_combine(
+        backward.interleaved_combine(
             g, x, y, g_walk, walk, out, g_rows, rows, out_rows, t.length, t.channels, t.copies, begin, end,
             pivot, a, b, d, t.option,
         )  # fmt: skip
@@ -270,7 +271,7 @@ class Pass(NamedTuple):
         return _filled(self.template, first, second, third, vectors.view(np.uint8), more.view(np.uint8), option)
 
 
-@cpu.jit
+@jit
 def _filled(template, first, second, third, vectors, more, option):
     table = template.copy()
     table[ADDRESSES], table[ADDRESSES + STRIDE], table[ADDRESSES + 2 * STRIDE] = first, second, third
@@ -292,14 +293,16 @@ def plan(
     grid: Any
     if name == "moments":
         grid = layout(shape, strides, 1, sample_axis)
-        length, copies = grid.length, cpu.copies_of(grid.channels)
+        length, copies = grid.length, compiled.copies_of(grid.channels)
         steps, rows = [walk.steps for walk in grid.walks], [walk.rows for walk in grid.walks]
     else:
-        grid = cpu.grid_of(shape, strides, 1, furthest(shape, strides[0], 1) if sample_axis is None else sample_axis)
+        grid = compiled.grid_of(
+            shape, strides, 1, furthest(shape, strides[0], 1) if sample_axis is None else sample_axis
+        )
         n, copies = len(strides), grid.copies
         steps, rows, length = grid.walks[:n], grid.walks[n : 2 * n], grid.walks[2 * n]
     copies = copies if grid.interleaved else 1
-    parts = cpu.tiles(grid.channels) if name == "moments" else 1
+    parts = sums.tiles(grid.channels) if name == "moments" else 1
     items = grid.samples * (parts if grid.interleaved else grid.channels)
     arrays = [
         number

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from shrinkstats.kernels.cpu import inner, jit
+from shrinkstats.kernels.compiled import inner, jit
 
 
 @inner
