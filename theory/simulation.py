@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from shrinkstats import Moments, Prior
 from shrinkstats.estimators import BatchStatistics, Estimator, Stein
-from shrinkstats.kernels.cpu import REORDER, jit
+from shrinkstats.kernels.compiled import REORDER, jit
 from shrinkstats.theory.attack import scaled, searched_loss, worst_symmetric_loss
 from shrinkstats.theory.noise import ClippedCauchy, Gaussian, Noise, WorstCase
 from shrinkstats.theory.rules import ChannelJamesStein, JamesStein, SampleMean, SymmetricRule
