@@ -60,12 +60,12 @@ def conditions(result: dict[str, Any]) -> Figure:
         axis.set_title(norm_name(norm), fontsize=10, loc="left")
         axis.set_xticks(range(len(known)), [CONDITIONS[key] for key in known])
         axis.tick_params(axis="x", labelsize=8)
-        axis.set_ylim(bottom=0)
         axis.grid(axis="y", color="#dddddd")
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes.flat[len(norms) :]:
         axis.set_axis_off()
+    axes[0, 0].set_ylim(0, 108 * max(row["miou"] for row in rows))  # of all panels
     for axis in axes[:, 0]:
         axis.set_ylabel("mean IoU, %")
     figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
