@@ -140,7 +140,8 @@ class ShrinkBatchNorm(_BatchNorm):
         for buffer, value in zip(buffers, (center, spread), strict=True):
             with torch.no_grad():
                 value = torch.as_tensor(value, dtype=buffer.dtype).detach()
-                buffer.lerp_(value, 1 / batches.to(value.dtype) if self.momentum is None else self.momentum)
+                share = 1 / batches.to(value.dtype) if self.momentum is None else self.momentum
+                buffer.add_((value - buffer) * share)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.
