@@ -1,6 +1,6 @@
 """Normalizations under attack on CIFAR-10: norms x networks x attacks x seeds.
 
-    python -m benchmarks.cifar10 --preset quick|cpu|paper --data FOLDER --output FOLDER
+    python -m benchmarks.cifar10 --preset quick|cpu|powers|paper --data FOLDER --output FOLDER
 
 FOLDER of --data holds cifar-10-batches-py. Networks are trained, their weights kept as safetensors in --output, and
 evaluated with running statistics and with those of the batch. Stopped at any moment and started again, the benchmark
@@ -44,6 +44,8 @@ class Preset:
     curve: tuple[float, ...] = (0.003, 0.01, 0.1, 0.3, 0.9)
     sizes: tuple[int, ...] = (1, 2, 4, 10, 20, 50)
     rate: float = 0.1
+    all_attacks: bool = True
+    """Also curves, other attacks, other mates and transferred attacks; if not, the columns of the papers alone."""
     bfloat16: bool = False
     """Convolutions in training; evaluation and its attacks are in full precision."""
 
@@ -73,6 +75,25 @@ PRESETS = {
         test_images=500,
         bfloat16=True,
         curve=(0.003, 0.01, 0.9),
+    ),
+    "powers": Preset(
+        nets=("resnet20",),
+        norms=(
+            "robust_norm_0.05",
+            "robust_norm_0.1",
+            "robust_norm",
+            "robust_norm_0.3",
+            "robust_norm_0.5",
+            "robust_norm_1",
+        ),
+        trainings=("natural",),
+        seeds=(0,),
+        epochs=2,
+        train_images=15_000,
+        validation_images=500,
+        test_images=200,
+        all_attacks=False,
+        bfloat16=True,
     ),
     "paper": Preset(
         nets=("resnet20", "resnet9"),
@@ -157,6 +178,8 @@ def compare(
         return
     for bench in benches():
         measure(bench, (cell for mode in bench.subject.modes for cell in first_cells(mode)), cells)
+    if not preset.all_attacks:
+        return
     for bench in benches():
         found = (
             cell
