@@ -260,6 +260,14 @@ def test_without_tracking_is_the_batch_mode(folder):
         assert not torch.allclose(tracked(data.test), untracked(data.test))
 
 
+def test_the_columns_of_the_papers_alone(run, monkeypatch):
+    alone = replace(cifar10.PRESETS["quick"], all_attacks=False)
+    monkeypatch.setitem(cifar10.PRESETS, "quick", alone)
+    rows = run("few", "--norms", "batch_norm")["rows"]
+    wanted = [cell for mode in ("running", "batch") for cell in cifar10_cells.first_cells(mode)]
+    assert [Cell(*(row[name] for name in Cell._fields)) for row in rows] == wanted
+
+
 def test_restarts_are_left_out_where_one_start_leaves_nothing(tmp_path):
     cells = runner.Cells(tmp_path / "cells.jsonl", {})
     subject, once = Subject("resnet20", "lasso", 0), Cell("batch", "pgd", 0.03)

@@ -193,3 +193,13 @@ def test_errors():
 
 def test_representation_names_the_rule():
     assert "estimator=RobustNorm(power=0.2)" in repr(ShrinkBatchNorm2d(3, RobustNorm()))
+
+
+def test_with_two_channels_a_nan_stays_in_its_own():
+    x = torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    x[0, 1] = float("nan")
+    given = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+
+    x.requires_grad_()
+    ShrinkBatchNorm2d(2, Stein(mean="channel", var=None))(x).backward(given)
+    assert torch.isfinite(x.grad[:, 0]).all()

@@ -89,11 +89,12 @@ def _dot(g, m):
 @inner
 def _pull_channels(m, g, out):
     c = m.size
+    if c < 3:  # nothing was shrunk; a NaN stays in its channel
+        out[:] = g
+        return
     ratio, squares, center = _by_channels(m)
-    keep, along, across = 1.0, 0.0, 0.0
-    if c > 2 and squares == 0:
-        keep = 0.0
-    elif c > 2:
+    keep, along, across = 0.0, 0.0, 0.0
+    if squares != 0:
         push = 2 * _dot(g, m) / squares
         keep, along, across = 1 - ratio, push * ratio, -push * (c - 2) / (c + 1)
     for i in range(c):
