@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import moments as naive_moments
+from patience import PATIENCE
 
 import shrinkstats
 from shrinkstats import Moments
@@ -223,7 +224,7 @@ def test_memory_stays_flat(shape, dtype, order, tmp_path):
     """Sparse files of 200 MB, read with 48 MB of private memory to spare."""
     program = FLAT.format(shape=shape, dtype=dtype, order=order)
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "x")], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", program, tmp_path / "x"], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
 
