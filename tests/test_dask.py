@@ -229,6 +229,7 @@ print(program(8), program(80))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is Linux's")
 def test_memory_stays_flat():
     """Ten times the data, 640 MB instead of 64, in the memory of the tenth."""

@@ -210,6 +210,7 @@ assert m.maximum[-1] == 12 and m.samples == shape[0], m
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on private memory is Linux's")
 @pytest.mark.parametrize(
     ("shape", "dtype", "order"),

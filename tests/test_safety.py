@@ -103,6 +103,7 @@ def test_eight_threads_train_their_own_networks():
     """)
 
 
+@pytest.mark.long
 def test_the_first_call_may_come_from_eight_threads_at_once(tmp_path):
     """All of them find nothing compiled."""
     run(
@@ -310,6 +311,7 @@ FIRST_CALL = """
 """
 
 
+@pytest.mark.long
 def test_kernels_are_compiled_once(tmp_path):
     """The first process compiles and says nothing; the second compiles nothing."""
     _, used, misses, hits = run(FIRST_CALL, environment={"NUMBA_CACHE_DIR": str(tmp_path)})
@@ -319,6 +321,7 @@ def test_kernels_are_compiled_once(tmp_path):
     assert int(again) <= int(used)
 
 
+@pytest.mark.long
 def test_an_installation_without_a_place_to_write_to(tmp_path):
     """Neither beside the modules, nor in the user's cache, nor where the environment says: for the superuser too."""
     package = tmp_path / "site" / "shrinkstats"
