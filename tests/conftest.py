@@ -11,6 +11,8 @@ WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if WORKER:  # a process to a core: teams of threads would wait for one another. Tests of threads ask for their own.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "600s")
+# Each of JAX's programs runs once here: what counts is how soon it is compiled.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

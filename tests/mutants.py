@@ -440,7 +440,14 @@ class Tests:
         for test in self.seconds:
             sizes[test.split("::")[0]] += 1
         own = f"test_{Path(mutant.file).stem}.py"
-        near = sorted(files, key=lambda f: (not f.endswith(own), -len(files[f]) / (sizes[f] + 20), f))
+
+        def near_and_quick(file: str) -> tuple[bool, float]:
+            """Its own tests; then files most of whose tests reach it, if the quicker half of these is quick."""
+            chosen = files[file]
+            quick = 0.2 + self.seconds[chosen[len(chosen) // 2]]
+            return not file.endswith(own), -len(chosen) / (sizes[file] + 20) / quick
+
+        near = sorted(files, key=near_and_quick)
         first = within(FIRST, [files[f] for f in near[:FILES]], self.seconds)
         yield first
         rest = set(first)
@@ -450,14 +457,14 @@ class Tests:
 
 
 def within(budget: float, queues: list[list[str]], seconds: dict[str, float]) -> list[str]:
-    """Tests of all queues in turn, until the time is used."""
-    chosen = []
+    """Tests of all queues in turn, until the time is used; the quickest run first."""
+    chosen: list[str] = []
     for turn in zip_longest(*queues):
         for test in turn:
             if test is not None and (not chosen or seconds[test] <= budget):
                 chosen.append(test)
                 budget -= seconds[test]
-    return chosen
+    return sorted(chosen, key=lambda test: round(seconds[test], 1))
 
 
 def functions_of(root: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
@@ -555,6 +562,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes of the first stage (1)")
     parser.add_argument("--file", default="", help="only mutants of files with this in their path")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
     copy = Copy(options.folder.resolve())
     tests = Tests(copy, options.workers)
     log = options.folder / f"mutants-{options.seed}.jsonl"
