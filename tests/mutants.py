@@ -6,10 +6,10 @@ draws mutants of `shrinkstats/` and `adapters/torch/` at random, by a seed, and 
 until the first fails. All work is done in a copy of the tree, below the folder. Interrupted, the same command goes on;
 with a larger number it draws more of the same sequence. The last lines are a table, and every survivor as a diff.
 
-The first stage runs all tests of `make test` once and notes which functions each calls (`tests/hits.py`). A mutant is
-then run against tests of the function it is in: first the quickest of the few files that have most to do with it,
-then, if it survives, more. A function that no test was seen calling (compiled code is not traced) takes the tests of
-those that mention it. Of mutants in files that compiled code comes from, what depends on them is compiled anew.
+The first stage runs all tests of `make test` once and notes which lines each runs (`tests/hits.py`). A mutant meets
+tests that run its line: first the quickest of the few files that have most to do with it, then, if it survives, more.
+A function that no test was seen in (compiled code is not traced) takes the tests of those that mention it. Of mutants
+in files that compiled code comes from, what depends on them is compiled anew.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TARGETS = ("shrinkstats/**/*.py", "adapters/torch/*.py")
 WITHOUT = {"shrinkstats/kernels/cupy.py"}  # runs on a GPU only
 LEFT_OUT = ".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "build", "dist", "_build", "*.egg-info"
 
-FIRST, SECOND = 15.0, 45.0  # seconds of tests, as measured, before and after a mutant counts as a likely survivor
+FIRST, SECOND = 10.0, 40.0  # seconds of tests, as measured, before and after a mutant counts as a likely survivor
 FILES = 5  # in the first stage: importing and collecting a file takes longer than many a test
 MEMORY = 16 * 2**30
 
@@ -380,12 +380,12 @@ class Copy:
 
 
 class Tests:
-    """Which tests reach which function, and how long they take."""
+    """Which tests run which lines, and how long they take."""
 
     def __init__(self, copy: Copy, workers: int) -> None:
         notes = copy.folder / "hits.jsonl"
         if not notes.exists():
-            print("all tests, once, to see which functions each calls ...", flush=True)
+            print("all tests, once, to see which lines each runs ...", flush=True)
             for part in copy.folder.glob("hits.part*"):
                 part.unlink()
             parallel = ["-n", str(workers), "--dist", "worksteal"] if workers > 1 else []
@@ -400,7 +400,8 @@ class Tests:
             notes.with_suffix(".part").write_text("\n".join(lines))
             notes.with_suffix(".part").rename(notes)
         self.seconds: dict[str, float] = {}
-        self.reach: dict[str, set[str]] = defaultdict(set)  # by function, or by file
+        self.names: list[str] = []
+        self.reach: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))  # by file and line
         failed = []
         for line in notes.read_text().splitlines():
             note = json.loads(line)
@@ -408,27 +409,29 @@ class Tests:
                 failed.append(note["test"])
                 continue
             self.seconds[note["test"]] = note["seconds"] + 0.01
-            for call in note["calls"]:
-                self.reach[call].add(note["test"])
-                self.reach[call.split(":")[0]].add(note["test"])
+            for file, lines in note["lines"].items():
+                for line in lines:
+                    self.reach[file][line].append(len(self.names))
+            self.names.append(note["test"])
         print(f"{len(self.seconds)} tests pass on the whole code; {len(failed)} fail and are left out", *failed[:9])
-        self.names, self.mentions = functions_of(copy.whole)
+        self.functions, self.mentions = functions_of(copy.whole)
 
-    def of(self, mutant: Mutant) -> set[str]:
-        """Of the innermost function that a test was seen in; else of those that mention it; else of the file."""
-        keys = [f"{mutant.file}:{line}" for line in mutant.functions]
-        for key in keys:
-            if self.reach.get(key):
-                return self.reach[key]
+    def of(self, mutant: Mutant) -> list[str]:
+        """That run the line, or one before it in the function; else functions that mention it; else the file."""
+        found = self.reach[mutant.file]
+        if mutant.functions:
+            for line in range(mutant.line, mutant.functions[-1] - 1, -1):
+                if line in found:
+                    return [self.names[i] for i in found[line]]
+        keys = {(mutant.file, line) for line in mutant.functions}
         seen = set(keys)
         while keys:
-            callers = {c for key in keys for c in self.mentions[self.names.get(key, "")]} - seen
-            tests = set().union(*(self.reach.get(caller, set()) for caller in callers))
+            keys = {caller for key in keys for caller in self.mentions[self.functions.get(key, "")]} - seen
+            tests = {i for file, line in keys for i in self.reach[file].get(line, ())}
             if tests:
-                return tests
-            seen |= callers
-            keys = list(callers)
-        return self.reach.get(mutant.file, set())
+                return [self.names[i] for i in tests]
+            seen |= keys
+        return [self.names[i] for i in set().union(*found.values())]
 
     def stages(self, mutant: Mutant) -> Iterator[list[str]]:
         """Tests to run, in their order: a few that are likely to fail, then others."""
@@ -467,13 +470,16 @@ def within(budget: float, queues: list[list[str]], seconds: dict[str, float]) ->
     return sorted(chosen, key=lambda test: round(seconds[test], 1))
 
 
-def functions_of(root: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
+Function = tuple[str, int]  # its file, and its first line
+
+
+def functions_of(root: Path) -> tuple[dict[Function, str], dict[str, set[Function]]]:
     """The name of every function, by file and line, and the functions that mention a name."""
     names, mentions = {}, defaultdict(set)
     for path in sorted([*root.glob("shrinkstats/**/*.py"), *root.glob("adapters/**/*.py")]):
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                key = f"{path.relative_to(root)}:{min([node.lineno, *(d.lineno for d in node.decorator_list)])}"
+                key = str(path.relative_to(root)), min([node.lineno, *(d.lineno for d in node.decorator_list)])
                 names[key] = node.name
                 for inside in ast.walk(node):
                     if isinstance(inside, ast.Name):
@@ -499,7 +505,7 @@ def pytest_collection_modifyitems(items):
 
 def judge(copy: Copy, tests: Tests, mutant: Mutant) -> dict[str, object]:
     """What became of a mutant."""
-    start = time.monotonic()
+    start, used = time.monotonic(), cpu()
     found: dict[str, object] = {"key": mutant.key, "where": f"{mutant.file}:{mutant.line}", "kind": mutant.kind}
     before = (copy.whole / mutant.file).read_bytes()
     change = difflib.unified_diff(
@@ -529,8 +535,13 @@ def judge(copy: Copy, tests: Tests, mutant: Mutant) -> dict[str, object]:
             if status in (4, 5):  # no test ran: a mistake of this program
                 found |= {"result": "error", "by": output[-2000:]}
             break
-    found["seconds"] = round(time.monotonic() - start, 1)
+    found |= {"seconds": round(time.monotonic() - start, 1), "cpu": round(cpu() - used, 1)}
     return found
+
+
+def cpu() -> float:
+    """Seconds of CPU time of all processes that have ended."""
+    return sum(os.times()[2:4])
 
 
 def report(results: list[dict[str, object]]) -> None:
@@ -550,8 +561,9 @@ def report(results: list[dict[str, object]]) -> None:
         print(f"{name:45}" + "".join(f"{rows[name][kind]:10}" for kind in kinds))
     dead = rows["all"]["killed"] + rows["all"]["timeout"]
     if results:
-        mean = sum(float(r["seconds"]) for r in results) / len(results)
-        print(f"\n{dead} of {len(results)} killed: {dead / len(results):.1%}; {mean:.1f} s a mutant")
+        clock, busy = (sum(float(r[kind]) for r in results) / len(results) for kind in ("seconds", "cpu"))
+        print(f"\n{dead} of {len(results)} killed, {dead / len(results):.1%}")
+        print(f"{clock:.1f} s a mutant, {busy:.1f} s of CPU time")
 
 
 def main() -> None:
@@ -580,7 +592,8 @@ def main() -> None:
         with log.open("a") as out:
             out.write(json.dumps(result) + "\n")
         by = f" by {result['by']}" if result["result"] == "killed" else ""
-        print(f"{i:4} {result['seconds']:6}s {result['result']} {result['where']} {result['kind']}{by}", flush=True)
+        spent = f"{result['seconds']}s, CPU {result['cpu']}s"
+        print(f"{i:4} {result['result']} {result['where']} {result['kind']}{by} ({spent})", flush=True)
     report([done[mutant.key] for mutant in mutants])
 
 
