@@ -1,16 +1,21 @@
-# Each command does all of its set-up in .venv, once: `make demo`, `make test`, `make docs`, `make lint`.
+# Each command does all of its set-up in .venv, once: `make demo`, `make test`, `make long`, `make docs`, `make lint`.
 
 PYTHON ?= python3
 BIN := .venv/bin
+# A worker to a core. Each keeps to its part of the tests until the others have nothing left.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test docs lint clean
+.PHONY: demo test long docs lint clean
 
 demo: .venv/installed
 	$(BIN)/shrinkstats demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not long"
+
+long: .venv/installed
+	$(PYTEST) -m long
 
 docs: .venv/installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html

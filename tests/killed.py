@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 SCRIPT = """
 import os, signal, sys
@@ -36,5 +37,6 @@ def kill_in_training(module, arguments):
         pytest.skip("there is no SIGKILL on this platform")
     command = [sys.executable, "-c", SCRIPT, module.__name__, str(torch.get_num_threads()), *arguments]
     root = str(Path(__file__).parents[1])
-    done = subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL, done.stderr

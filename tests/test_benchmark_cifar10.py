@@ -158,6 +158,7 @@ def test_stopped_anywhere_it_goes_on(run, tmp_path, monkeypatch):
     assert trained(stopped) == trained(whole)
 
 
+@pytest.mark.long
 def test_killed_in_training_it_goes_on_to_the_same_weights(folder, tmp_path, monkeypatch):
     options = ["--norms", "stein_sampling", "--epochs", "2", "--share", "0/1000"]
     options += ["--train-images", "256", "--validation-images", "20", "--test-images", "4"]

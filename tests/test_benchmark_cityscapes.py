@@ -154,6 +154,7 @@ def test_stopped_anywhere_and_shared_it_is_the_same(run, tmp_path, monkeypatch):
     assert known(run("stopped")) == known(whole)
 
 
+@pytest.mark.long
 def test_killed_in_training_it_goes_on_to_the_same_weights(folder, tmp_path, monkeypatch):
     options = ["--norms", "stein_sampling", "--epochs", "3", "--size", "32", "48", "--train-batch", "3"]
     options += ["--validation-images", "4", "--share", "0/1000"]

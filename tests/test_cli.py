@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 import shrinkstats
 
@@ -48,7 +49,7 @@ def load(path):
 
 
 def python(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
 
 
 # What it computes and writes
@@ -289,7 +290,7 @@ def test_as_a_process(tmp_path):
         "import sys; from shrinkstats.cli import main; sys.argv = ['shrinkstats', 'estimate', 'x.csv']\n"
         "try: main()\nfinally: assert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert " ".join(done.stdout.splitlines()[1].split()).startswith("channel sample mean shrunken mean sample var")
     assert not done.stderr

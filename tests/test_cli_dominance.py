@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip("typer", reason="the command line needs the extra cli")
 from typer.main import get_command
@@ -224,7 +225,7 @@ def test_ctrl_c_keeps_the_report_and_a_second_run_goes_on(call, tmp_path):
         while not (tmp_path / "run.json").exists() and run.poll() is None:
             time.sleep(0.01)
         run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=PATIENCE)
     finally:
         run.kill()
     assert run.returncode == INTERRUPTED, err

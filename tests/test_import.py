@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE
 
 pytestmark = pytest.mark.core
 
@@ -13,7 +14,7 @@ HEAVY = {"torch", "cupy", "jax", "numba", "matplotlib", "typer", "scipy", "rich"
 def loaded(statement):
     """The heavy libraries that a fresh interpreter has loaded after the statement."""
     program = f"import sys; {statement}; print(*sorted({HEAVY!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
     return done.stdout.split()
 
 

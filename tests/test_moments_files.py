@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import moments as naive_moments
+from patience import PATIENCE
 
 import shrinkstats
 from shrinkstats import Moments
@@ -209,6 +210,7 @@ assert m.maximum[-1] == 12 and m.samples == shape[0], m
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on private memory is Linux's")
 @pytest.mark.parametrize(
     ("shape", "dtype", "order"),
@@ -223,7 +225,7 @@ def test_memory_stays_flat(shape, dtype, order, tmp_path):
     """Sparse files of 200 MB, read with 48 MB of private memory to spare."""
     program = FLAT.format(shape=shape, dtype=dtype, order=order)
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "x")], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", program, tmp_path / "x"], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
 

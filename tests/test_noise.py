@@ -83,7 +83,7 @@ def test_log_mgf_against_quadrature():
         (Uniform(3.0), stats.uniform(-3 * math.sqrt(3), 6 * math.sqrt(3))),
         (TruncatedGaussian(1.0, limit=1.0), stats.truncnorm(-1, 1, scale=TruncatedGaussian(1.0, limit=1.0).parent)),
     ],
-    ids=str,
+    ids=["Gaussian", "Uniform", "TruncatedGaussian"],
 )
 def test_draws_have_the_law(model, law):
     assert stats.kstest(model.draw(np.random.default_rng(3), 20_000), law.cdf).pvalue > 1e-4

@@ -296,6 +296,7 @@ def test_grids(shape, strides, axis, sample_axis, expected):
 SOURCES = [("passes.cu", f"-DDATA={bits}") for bits in cuda.DATA.values()] + [("stein.cu", "-DDATA=64")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("file", "option"), SOURCES)
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 def test_compiles_with_nvcc(file, option, tmp_path):

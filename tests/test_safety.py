@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 
@@ -36,13 +37,14 @@ COMMON = """
 """
 
 
-def run(program, *, environment=None, timeout=150):
+def run(program, *, environment=None):
     """Output of a program in a process of its own, which must end well and in time, and complain of nothing."""
     code = textwrap.dedent(COMMON) + textwrap.dedent(program)
     variables = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, env=variables, cwd=ROOT / "tests"
-    )
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, timeout=PATIENCE, env=variables, cwd=ROOT / "tests",
+    )  # fmt: skip
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert done.stderr == ""
     return done.stdout.split()
@@ -101,6 +103,7 @@ def test_eight_threads_train_their_own_networks():
     """)
 
 
+@pytest.mark.long
 def test_the_first_call_may_come_from_eight_threads_at_once(tmp_path):
     """All of them find nothing compiled."""
     run(
@@ -167,7 +170,7 @@ def test_workers_of_a_data_loader(start, tmp_path):
     script.write_text(WORKERS)
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", str(script), start],
-        capture_output=True, text=True, timeout=150, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=PATIENCE, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -308,6 +311,7 @@ FIRST_CALL = """
 """
 
 
+@pytest.mark.long
 def test_kernels_are_compiled_once(tmp_path):
     """The first process compiles and says nothing; the second compiles nothing."""
     _, used, misses, hits = run(FIRST_CALL, environment={"NUMBA_CACHE_DIR": str(tmp_path)})
@@ -317,6 +321,7 @@ def test_kernels_are_compiled_once(tmp_path):
     assert int(again) <= int(used)
 
 
+@pytest.mark.long
 def test_an_installation_without_a_place_to_write_to(tmp_path):
     """Neither beside the modules, nor in the user's cache, nor where the environment says: for the superuser too."""
     package = tmp_path / "site" / "shrinkstats"

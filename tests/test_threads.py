@@ -9,6 +9,7 @@ from queue import SimpleQueue
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 import shrinkstats
 from shrinkstats.estimators import BatchStatistics
@@ -117,7 +118,8 @@ def test_after_a_fork():
         assert (shrinkstats.moments(x).m2 == before).all()
         print("child:", os.waitstatus_to_exitcode(status))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.strip() == "child: 0", done.stderr
 
 

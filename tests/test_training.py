@@ -3,9 +3,9 @@
 import multiprocessing
 import os
 import signal
-import socket
 
 import pytest
+from patience import PATIENCE
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 from safetensors.torch import load_file  # noqa: E402
@@ -318,10 +318,9 @@ def odd_batches(epoch):
     return [(X[i], Y[i]) for i in torch.arange(63).split(9)]
 
 
-def _train_on_a_rank(rank, port, folder):
+def _train_on_a_rank(rank, folder):
     torch.set_num_threads(1)
-    where = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     net = plain_network()
     options = {"epochs": 2, "validate": accuracy, "checkpoint": folder / "checkpoint.pt", "checkpoint_seconds": 0}
     stopped = False
@@ -340,17 +339,14 @@ def _train_on_a_rank(rank, port, folder):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_two_ranks_train_as_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     forks = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forks else "spawn")
     context.set_forkserver_preload(["shrinkstats.adapters.torch"])  # once, not in every rank
-    processes = [context.Process(target=_train_on_a_rank, args=(rank, port, tmp_path)) for rank in (0, 1)]
+    processes = [context.Process(target=_train_on_a_rank, args=(rank, tmp_path)) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(90)
+        process.join(PATIENCE)
         process.kill()
         assert process.exitcode == 0
     alone = plain_network()
