@@ -1,14 +1,14 @@
 """Where the elements of each channel lie: any strided array as a grid of (sample, channel, row, run).
 
 Kernels see an array as one flat stretch of memory. Slices along the sample and channel axes start at fixed
-steps; within one of them, `rows` lists the offsets of runs of `length` elements, `step` apart. All numbers are
-in elements. Axes are merged where memory allows, so a C-ordered or channels-last array has a single run.
+steps; within one of them lie runs of `length` elements, `step` apart, and `rows` says where they start. All numbers
+are in elements. Axes are merged where memory allows, so a C-ordered or channels-last array has a single run.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import product
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 
 
 class Walk(NamedTuple):
-    """How to walk through one array: steps between samples, channels and neighbours of a run; where runs start."""
+    """How to walk through one array: steps between samples, channels and neighbours of a run; where runs start.
+
+    `rows` are the first run's offset, and the sizes and steps of the axes around the runs in turn, outermost first:
+    there may be as many runs as elements, and none of them is listed.
+    """
 
     sample: int
     channel: int
@@ -34,6 +38,7 @@ class Layout(NamedTuple):
 
     samples: int
     channels: int
+    runs: int
     length: int
     walks: tuple[Walk, ...]
 
@@ -95,16 +100,16 @@ def layout(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: i
     others = [i for i in range(len(shape)) if i not in (axis, sample_axis)]
     runs = _merge([(shape[i], *(s[i] for s in strides)) for i in others if shape[i] > 1])
     length, *steps = runs.pop() if runs else (1, *(0 for _ in strides))
-    points = list(product(*(range(run[0]) for run in runs)))
     walks = []
     for k, s in enumerate(strides):
         first = sum(
             (n - 1) * max(-stride, 0) for n, stride in zip(shape, s, strict=True)
         )  # where element 0, 0, ... lies
-        rows = np.array([first + sum(i * run[k + 1] for i, run in zip(p, runs, strict=True)) for p in points], np.int64)
+        rows = np.array([first, *(number for run in runs for number in (run[0], run[k + 1]))], np.int64)
         rows.flags.writeable = False
         walks.append(Walk(0 if sample_axis is None else s[sample_axis], s[axis], steps[k], rows))
-    return Layout(1 if sample_axis is None else shape[sample_axis], shape[axis], length, tuple(walks))
+    samples = 1 if sample_axis is None else shape[sample_axis]
+    return Layout(samples, shape[axis], prod(run[0] for run in runs), length, tuple(walks))
 
 
 def _merge(axes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
