@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test docs lint clean
+.PHONY: demo test bounds docs lint clean
 
 demo: .venv/installed
 	$(BIN)/shrinkstats demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+bounds: .venv/installed
+	$(BIN)/python tests/bounds.py
 
 docs: .venv/installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
