@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shrinkstats.kernels import threads
+from shrinkstats.kernels import converted, threads
 from shrinkstats.kernels.compiled import (
     REORDER,
     SEGMENT,
@@ -118,6 +118,8 @@ def interleaved_products(g, x, g_walk, walk, g_rows, rows, length, channels, cop
 
 def reduce_grad(g: Data, x: Data, axis: int, mean: Vector) -> tuple[Vector, Vector]:
     """Per channel: the sums of g and of ``g (x - mean)``."""
+    if not converted.reads(g, x):
+        return converted.reduce_grad(reduce_grad, g, x, axis, mean)  # type: ignore[no-any-return]
     memories, grid = grid_of_arrays([g, x], axis, outermost(x, axis))
     pivot = mean.astype(x.dtype)
     sums = np.zeros((2, grid.samples * grid.channels))
@@ -195,6 +197,9 @@ def interleaved_combine(
 
 def combine(g: Data, x: Data, axis: int, mean: Vector, a: Vector, b: Vector, d: Vector, out: Data) -> Data:
     """``a g + b (x - mean) + d`` per channel, into `out`; rows of d, if it has several, belong to slices of axis 0."""
+    if not converted.reads(g, x, out):
+        converted.combine(combine, g, x, axis, (mean, a, b), d, out)
+        return out
     each = d.ndim == 2 and len(d) > 1
     memories, grid = grid_of_arrays([g, x, out], axis, 0 if each else outermost(x, axis))
     pivot = mean.astype(x.dtype)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shrinkstats.kernels import threads
+from shrinkstats.kernels import converted, threads
 from shrinkstats.kernels.backward import add_at_extremes, combine, count_extremes, reduce_grad
 from shrinkstats.kernels.compiled import (
     LANES,
@@ -63,6 +63,10 @@ def group_moments(x: Data, axis: int, sample_axis: int | None, *, extremes: bool
 def _of_groups(memory: Data, grid: Layout, extremes: bool) -> GroupMoments:
     ((walk, rows),) = steps_of(grid)
     length, samples, channels = grid.length, grid.samples, grid.channels
+    turned = grid.turned
+    if turned is not None:
+        found = _of_groups(memory, turned, extremes)
+        return GroupMoments(*(np.ascontiguousarray(v.reshape(-1, samples).T).reshape(-1, channels) for v in found))
     size = samples * channels * grid.runs * length * memory.itemsize
     zero = _work_type(memory)(0)
     mean, total, m2 = (np.empty(samples * channels) for _ in range(3))
@@ -89,17 +93,32 @@ def _of_groups(memory: Data, grid: Layout, extremes: bool) -> GroupMoments:
 
 def moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector, Vector, Vector, Vector]:
     """Per channel: mean, sum of squared deviations, minimum, maximum, and the same sum for the samples' means."""
+    if not converted.reads(x):
+        return converted.moments(moments, _join, x, axis, sample_axis)  # type: ignore[no-any-return]
     samples = x.size // x.shape[axis] if sample_axis is None else x.shape[sample_axis]
+    if x.size == x.shape[axis]:  # one element a channel
+        mean = x.reshape(-1).astype(np.float64)
+        m2 = np.zeros(mean.size)  # pages that nobody touches
+        m2[~np.isfinite(mean)] = math.nan
+        return mean, m2, mean, mean, np.zeros(mean.size)
     memory, strides = flat(x)
     grid = layout(x.shape, (strides,), axis, None)
     if grid.runs == 1 and samples in (1, grid.length):  # a table: nothing within a sample, or one sample
         mean, m2, low, high = _of_table(memory, grid)
         return mean, m2, low, high, m2 if samples > 1 else np.zeros_like(m2)
-    outer = outermost(x, axis) if sample_axis is None or samples == 1 else sample_axis
+    outer = _outer(x, axis) if sample_axis is None or samples == 1 else sample_axis
     groups = _of_groups(memory, layout(x.shape, (strides,), axis, outer), True)
     mean, m2, sample_m2 = merge(groups.mean, groups.m2, x.size // groups.mean.size)
     sample_m2 = m2 if sample_axis is None else sample_m2 if samples > 1 else np.zeros_like(m2)
     return mean, m2, groups.low.min(axis=0), groups.high.max(axis=0), sample_m2
+
+
+def _outer(x: Data, axis: int) -> int | None:
+    """The axis to cut along where there are no samples: the outermost, if that leaves groups of some elements."""
+    outer = outermost(x, axis)
+    if outer is not None and x.size < LEAD * x.shape[axis] * x.shape[outer]:
+        return min((i for i in range(x.ndim) if i != axis and x.shape[i] > 1), key=lambda i: x.shape[i])
+    return outer
 
 
 def _of_table(memory: Data, grid: Layout) -> GroupMoments:
@@ -224,7 +243,10 @@ def interleaved_affine(x, y, walk, out, rows, out_rows, length, channels, copies
 
 def affine(x: Data, axis: int, pivot: Vector, a: Vector, b: Vector, out: Data | None = None) -> Data:
     """``a (x - pivot) + b`` per channel, of x's dtype. The pivot, near the data, keeps float32 exact far from zero."""
-    y = np.empty_like(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64) if out is None else out
+    y = np.empty_like(x, dtype=x.dtype if converted.is_float(x.dtype) else np.float64) if out is None else out
+    if not converted.reads(x, y):
+        converted.affine(affine, x, axis, (pivot, a, b), y)
+        return y
     memories, grid = grid_of_arrays([x, y], axis, outermost(x, axis))
     vectors = [grid.wide(v, y.dtype) for v in (pivot, a, b)]
     grid.share(planar_affine, interleaved_affine, x.nbytes, memories, *vectors)

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+SHORT = 8  # elements; a shorter run costs more than its elements do
+
 
 class Walk(NamedTuple):
     """How to walk through one array: steps between samples, channels and neighbours of a run; where runs start.
@@ -46,6 +48,21 @@ class Layout(NamedTuple):
     def interleaved(self) -> bool:
         """Whether neighbours in memory are channels (channels-last), in all arrays."""
         return all(walk.channel == 1 and (walk.step != 1 or self.length == 1) for walk in self.walks)
+
+    @property
+    def turned(self) -> Layout | None:
+        """With samples in the place of channels, where they are the neighbours (Fortran order); else None.
+
+        Samples and channels that lie without gaps are as many channels of one sample.
+        """
+        (walk,) = self.walks
+        if walk.sample != 1 or walk.step == 1 or self.samples == 1 or self.interleaved:
+            return None
+        samples, channels = self.channels, self.samples
+        turned = walk._replace(sample=walk.channel, channel=1)
+        if walk.channel == self.samples:
+            samples, channels, turned = 1, samples * channels, turned._replace(sample=0)
+        return self._replace(samples=samples, channels=channels, walks=(turned,))
 
 
 def flat(x: NDArray[Any]) -> tuple[NDArray[Any], tuple[int, ...]]:
@@ -99,7 +116,7 @@ def layout(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: i
     """The grid of arrays of one shape; without a sample axis everything is one sample."""
     others = [i for i in range(len(shape)) if i not in (axis, sample_axis)]
     runs = _merge([(shape[i], *(s[i] for s in strides)) for i in others if shape[i] > 1])
-    length, *steps = runs.pop() if runs else (1, *(0 for _ in strides))
+    length, *steps = runs.pop(_along(runs)) if runs else (1, *(0 for _ in strides))
     walks = []
     for k, s in enumerate(strides):
         first = sum(
@@ -110,6 +127,12 @@ def layout(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: i
         walks.append(Walk(0 if sample_axis is None else s[sample_axis], s[axis], steps[k], rows))
     samples = 1 if sample_axis is None else shape[sample_axis]
     return Layout(samples, shape[axis], prod(run[0] for run in runs), length, tuple(walks))
+
+
+def _along(runs: list[tuple[int, ...]]) -> int:
+    """The axis of the runs: the innermost; of short ones there would be too many if another axis is much longer."""
+    longest = max(range(len(runs)), key=lambda i: runs[i][0])
+    return longest if runs[-1][0] < SHORT <= runs[longest][0] // SHORT else len(runs) - 1
 
 
 def _merge(axes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
