@@ -98,9 +98,7 @@ def main() -> int:
         start = time.perf_counter()
         done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{file}" for file in files)], watch)
         summary = (done.stdout.strip().splitlines() or ["no output"])[-1]
-        print(
-            f"{name}: {'nothing' if not done.returncode else 'REPORTS'} ({summary}; {time.perf_counter() - start:.0f} s)"
-        )
+        print(f"{name}: {summary}, {time.perf_counter() - start:.0f} s")
         if done.returncode:
             print(done.stdout[-8000:], done.stderr[-4000:])
             count += 1

@@ -1,7 +1,7 @@
-"""No arguments of a compiled function make it leave its arrays: every one that Python can call, every length and number.
+"""No arguments of a compiled function make it leave its arrays: every one Python can call, every length and number.
 
-A call either is refused, or neither writes beside its arrays nor depends on what lies there. `make bounds` runs this with
-Numba's own checks, and with arrays at the edge of memory that may not be touched.
+A call either is refused, or neither writes beside its arrays nor depends on what lies there. `make bounds` runs this
+with Numba's own checks, and with arrays at the edge of memory that may not be touched.
 """
 
 import importlib
@@ -51,7 +51,7 @@ ONE, END = 0, N * C
 LINES = {"center": VECTOR, "scale": abs(VECTOR), "weight": VECTOR, "bias": VECTOR}
 STEIN = {"mean": VECTOR, "m2": abs(VECTOR), "noise": abs(VECTOR), "count": 8.0, "mean_rule": 1, "var_rule": 3}
 SUMS = {"zero": 0.0, "extremes": True}
-FOUND = {name: GROUPS for name in ("total", "squares", "low", "high")}
+FOUND = dict.fromkeys(("total", "squares", "low", "high"), GROUPS)
 PLAN = team.plan("affine", np.float64, (N, C, H * W), ((C * H * W, H * W, 1),) * 2, None)
 
 CALLS = {
@@ -61,8 +61,8 @@ CALLS = {
         for walk, r, length in ((PLANAR, RUNS, W), (GAPS, BACK, W // 2), (PLANAR, rows(0), H * W))
     ],
     "interleaved_sums": [
-        {"x": DATA, "walk": LAST, "rows": r, "length": length, "channels": C, "side": side, "begin": 0, "end": N, **SUMS,
-         "lanes": np.zeros(5 * compiled.LANES), "pivot": GROUPS, **FOUND}
+        {"x": DATA, "walk": LAST, "rows": r, "length": length, "channels": C, "side": side, "begin": 0, "end": N,
+         **SUMS, "lanes": np.zeros(5 * compiled.LANES), "pivot": GROUPS, **FOUND}
         for r, length, side in ((DENSE, W, 1), (rows(0), H * W, 4))
     ],
     "describe": [
@@ -78,8 +78,8 @@ CALLS = {
          "between": VECTOR}
     ],
     "planar_affine": [
-        {"x": DATA, "y": DATA, "walk": PLANAR, "out": walk, "rows": RUNS, "out_rows": r, "length": length, "channels": C,
-         "begin": 0, "end": END, "pivot": VECTOR, "a": VECTOR, "b": VECTOR}
+        {"x": DATA, "y": DATA, "walk": PLANAR, "out": walk, "rows": RUNS, "out_rows": r, "length": length,
+         "channels": C, "begin": 0, "end": END, "pivot": VECTOR, "a": VECTOR, "b": VECTOR}
         for walk, r, length in ((PLANAR, RUNS, W), (GAPS, BACK, W // 2))
     ],
     "interleaved_affine": [
@@ -88,8 +88,8 @@ CALLS = {
         for r, length, copies, v in ((DENSE, W, 1, VECTOR), (rows(0), H * W, 3, np.tile(VECTOR, 3)))
     ],
     "planar_products": [
-        {"g": DATA, "x": DATA, "g_walk": walk, "walk": PLANAR, "g_rows": r, "rows": RUNS, "length": length, "channels": C,
-         "begin": 0, "end": END, "pivot": VECTOR, "total": GROUPS, "product": GROUPS}
+        {"g": DATA, "x": DATA, "g_walk": walk, "walk": PLANAR, "g_rows": r, "rows": RUNS, "length": length,
+         "channels": C, "begin": 0, "end": END, "pivot": VECTOR, "total": GROUPS, "product": GROUPS}
         for walk, r, length in ((PLANAR, RUNS, W), (GAPS, BACK, W // 2))
     ],
     "interleaved_products": [
@@ -139,8 +139,9 @@ CALLS = {
          "mean": GROUPS.reshape(N, C), "var": GROUPS.reshape(N, C)}
     ],
     "adapted_lines": [
-        {"groups": abs(rng.normal(size=(3, N, C))), "size": 8, "n": 3, "kappa": 1.0, "eps": 1e-5, "running_mean": VECTOR,
-         "running_var": abs(VECTOR), "noise_mean": abs(VECTOR), "noise_sd": abs(rng.normal(size=(2, C))),
+        {"groups": abs(rng.normal(size=(3, N, C))), "size": 8, "n": 3, "kappa": 1.0, "eps": 1e-5,
+         "running_mean": VECTOR, "running_var": abs(VECTOR), "noise_mean": abs(VECTOR),
+         "noise_sd": abs(rng.normal(size=(2, C))),
          "noise_sd_bias": abs(rng.normal(size=(2, C))), "weight": VECTOR, "bias": VECTOR, "lines": np.zeros((3, 2 * C))}
     ],
     "_filled": [
@@ -195,7 +196,8 @@ def outcome(function, call, sentinel, at_end):
     try:
         result = function(*arrays)
     except (ValueError, IndexError) as error:
-        assert LEAVES not in str(error), (function.__name__, error)
+        seen_too_late = LEAVES in str(error)
+        assert not seen_too_late, (function.__name__, error)  # noqa: PT017
         result = type(error)
     assert place.untouched(), function.__name__
     if function.__name__ == "_filled":  # addresses
@@ -291,8 +293,8 @@ def passes(strides, place):
 def test_a_team_stays_within_its_arrays_and_refuses_others(order, at_end):
     place = Place(5.0, at_end)
     for job, arrays, vectors, more, option, results in passes(ORDERS[order], place):
-        table, address = job.table(*arrays, vectors, more, option)
-        job.alone(address)
+        table = job.table(*arrays, vectors, more, option)
+        job.alone(table[1])
         np.testing.assert_allclose(*results(), rtol=1e-12, atol=1e-12)
         assert place.untouched()
         wrong = [(vectors, more, option + 1), (vectors, more, -1), (vectors, np.empty(0), option)]
@@ -303,7 +305,7 @@ def test_a_team_stays_within_its_arrays_and_refuses_others(order, at_end):
             wrong.append((vectors.astype(np.float32), more, option))
         for case in wrong:
             if not (case[2] == option and case[1].size == more.size and case[0] is vectors):
-                with pytest.raises(ValueError, match="the pass|as the pass reads"):
+                with pytest.raises(ValueError, match="the pass"):
                     job.table(*arrays, *case)
 
 
