@@ -6,7 +6,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test long docs lint clean
+.PHONY: demo test long bounds fuzz docs lint clean
 
 demo: .venv/installed
 	$(BIN)/shrinkstats demo
@@ -16,6 +16,9 @@ test: .venv/installed
 
 long: .venv/installed
 	$(PYTEST) -m long
+
+bounds: .venv/installed
+	$(BIN)/python tests/bounds.py
 
 docs: .venv/installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from shrinkstats import kernels
-from shrinkstats._arrays import Array, as_real, at_least_single, namespace, positive_number, where_it_lies
+from shrinkstats._arrays import Array, as_real, namespace, positive_number, where_it_lies
 from shrinkstats.estimators import Estimator
 from shrinkstats.moments import check_axes, moments
 
@@ -97,7 +97,7 @@ def _width(x: Array, xp: Any) -> Any:
         return xp.float32
     if not xp.isdtype(x.dtype, "real floating"):
         return xp.float64
-    return at_least_single(x, xp).dtype if xp.finfo(x.dtype).bits < 32 else x.dtype
+    return xp.float32 if xp.finfo(x.dtype).bits < 32 else x.dtype
 
 
 def _channel_vector(name: str, x: Array, like: Array, xp: Any) -> Array:

@@ -83,6 +83,7 @@ def strided():
         "broadcast samples": np.broadcast_to(random((5, 7)), (6, 5, 7)),
         "broadcast channels": np.broadcast_to(random((6, 1, 7)), (6, 5, 7)),
         "broadcast inside": np.broadcast_to(random((6, 5, 1)), (6, 5, 7)),
+        "broadcast inside, several values a channel": np.broadcast_to(random((4, 3, 5, 1)), (4, 3, 5, 6)),
         "one number": np.broadcast_to(np.float32(2.0), (6, 5, 7)),
         "overlapping windows": np.lib.stride_tricks.sliding_window_view(random((6, 20)), 5, axis=1),
         "unaligned field": pairs["b"],

@@ -114,6 +114,27 @@ def test_gradients_are_finite_differences(name, estimator):
     assert torch.autograd.gradcheck(forward, (base, weight, bias), fast_mode=True)
 
 
+EXPANDED = {
+    "inside": ((4, 5, 3, 1), (4, 5, 3, 6)), "rows": ((4, 5, 1, 6), (4, 5, 3, 6)), "samples": ((1, 5, 3, 6), (4, 5, 3, 6)),
+    "channels": ((4, 1, 3, 6), (4, 5, 3, 6)), "images": ((4, 5, 1, 1), (4, 5, 3, 6)), "all": ((1, 1, 1, 1), (4, 5, 3, 6)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("upstream", EXPANDED)
+@pytest.mark.parametrize("name", EXPANDED)
+def test_expanded_tensors_are_those_they_stand_for(name, upstream):
+    """Steps of zero, in the input and in the gradient that arrives: against PyTorch's layer on a plain copy."""
+    generator = torch.Generator().manual_seed(3)
+    x, g = (torch.randn(EXPANDED[k][0], generator=generator).expand(EXPANDED[k][1]) for k in (name, upstream))
+    found = []
+    for layer, copied in ((ShrinkBatchNorm2d(5, BatchStatistics()), x), (nn.BatchNorm2d(5), x.clone())):
+        leaf = copied.detach().requires_grad_()
+        y = layer(leaf)
+        (dx,) = torch.autograd.grad(y, leaf, g if copied is x else g.clone(), retain_graph=True)
+        found.append((y, dx, layer.running_mean, layer.running_var))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_gradients_of_data_far_from_zero(layout):
     """Single precision cannot hold the mean: the pivot the products are taken around is beside it."""

@@ -24,14 +24,11 @@ from array_api_compat import is_cupy_array, is_dask_array
 from shrinkstats._arrays import Array, is_numpy, is_torch_array
 from shrinkstats.kernels.cuda import DATA
 
-COMPILED = ("float32", "float64", "uint8")
-"""What the kernels are compiled for: floats, and images as they lie in files. Other integers are promoted first."""
-
 
 def supports(x: Array) -> bool:
     """Whether compiled kernels read this array as it lies."""
     if is_numpy(x):
-        return not isinstance(x, np.ma.MaskedArray) and x.dtype.isnative and x.dtype.name in COMPILED
+        return not isinstance(x, np.ma.MaskedArray) and (x.dtype.kind in "iu" or x.dtype.name in DATA)
     return not is_torch_array(x) and is_cupy_array(x) and x.dtype.name in DATA
 
 

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from shrinkstats.kernels import threads
-from shrinkstats.kernels.compiled import REORDER, SEGMENT, Data, Vector, grid_of_arrays, inner, jit
+from shrinkstats.kernels import converted, threads
+from shrinkstats.kernels.compiled import (
+    REORDER,
+    SEGMENT,
+    Data,
+    Vector,
+    check_alike,
+    check_lines,
+    check_sizes,
+    grid_of_arrays,
+    inner,
+    jit,
+    runs_within,
+    samples_of,
+    start_of,
+)
 from shrinkstats.kernels.layout import outermost
 
 
@@ -21,11 +35,20 @@ def _products(g, x, pivot):
 
 @jit
 def planar_products(g, x, g_walk, walk, g_rows, rows, length, channels, begin, end, pivot, total, product):
+    if begin >= end:
+        return
+    samples = samples_of(begin, end, channels)
+    runs = runs_within(x, walk, rows, length, channels, samples)
+    runs_within(g, g_walk, g_rows, length, channels, samples)
+    check_alike(rows, g_rows)
+    check_sizes(channels, (pivot.size,))
+    check_sizes(end, (total.size, product.size))
     for group in range(begin, end):
         s, c = group // channels, group % channels
         total[group] = product[group] = 0.0
-        for r in range(rows.size):
-            i, j = s * g_walk[0] + c * g_walk[1] + g_rows[r], s * walk[0] + c * walk[1] + rows[r]
+        for r in range(runs):
+            i = s * g_walk[0] + c * g_walk[1] + start_of(g_rows, r)
+            j = s * walk[0] + c * walk[1] + start_of(rows, r)
             for start in range(0, length, SEGMENT):
                 n = min(SEGMENT, length - start)
                 if g_walk[2] == 1 and walk[2] == 1:
@@ -54,14 +77,22 @@ def _four_products(g, x, i, j, g_step, step, n, pivot, total, product):
 
 @jit
 def interleaved_products(g, x, g_walk, walk, g_rows, rows, length, channels, copies, begin, end, pivot, total, product):
+    if begin >= end:
+        return
+    samples = samples_of(begin, end, 1)
+    runs = runs_within(x, (walk[0], 1, walk[2]), rows, length, channels, samples)
+    runs_within(g, (g_walk[0], 1, g_walk[2]), g_rows, length, channels, samples)
+    check_alike(rows, g_rows)
+    check_lines(channels, copies, (pivot.size,), (g_walk[2], walk[2]))
+    check_sizes(float(samples) * channels, (total.size, product.size))
     lanes = copies * channels
     lane_total, lane_product = np.empty(lanes, pivot.dtype), np.empty(lanes, pivot.dtype)
     for s in range(begin, end):
         t, q = total[s * channels : (s + 1) * channels], product[s * channels : (s + 1) * channels]
         for c in range(channels):
             t[c], q[c] = 0.0, 0.0
-        for r in range(rows.size):
-            i, j = s * g_walk[0] + g_rows[r], s * walk[0] + rows[r]
+        for r in range(runs):
+            i, j = s * g_walk[0] + start_of(g_rows, r), s * walk[0] + start_of(rows, r)
             for block in range(0, length, SEGMENT * copies):
                 for lane in range(lanes):
                     lane_total[lane], lane_product[lane] = 0, 0
@@ -87,6 +118,8 @@ def interleaved_products(g, x, g_walk, walk, g_rows, rows, length, channels, cop
 
 def reduce_grad(g: Data, x: Data, axis: int, mean: Vector) -> tuple[Vector, Vector]:
     """Per channel: the sums of g and of ``g (x - mean)``."""
+    if not converted.reads(g, x):
+        return converted.reduce_grad(reduce_grad, g, x, axis, mean)  # type: ignore[no-any-return]
     memories, grid = grid_of_arrays([g, x], axis, outermost(x, axis))
     pivot = mean.astype(x.dtype)
     sums = np.zeros((2, grid.samples * grid.channels))
@@ -95,16 +128,34 @@ def reduce_grad(g: Data, x: Data, axis: int, mean: Vector) -> tuple[Vector, Vect
     return total, product - (mean - pivot) * total
 
 
+@inner
+def _check_added(d, step, channels, samples):
+    if step < 0:
+        raise ValueError("what is added per sample lies one after the other")
+    check_sizes((samples - 1.0) * step + channels, (d.size,))
+
+
 @jit
 def planar_combine(
     g, x, y, g_walk, walk, out, g_rows, rows, out_rows, length, channels, begin, end, pivot, a, b, d, d_step
 ):
+    if begin >= end:
+        return
+    samples = samples_of(begin, end, channels)
+    runs = runs_within(x, walk, rows, length, channels, samples)
+    runs_within(g, g_walk, g_rows, length, channels, samples)
+    runs_within(y, out, out_rows, length, channels, samples)
+    check_alike(rows, g_rows)
+    check_alike(rows, out_rows)
+    check_sizes(channels, (pivot.size, a.size, b.size))
+    _check_added(d, d_step, channels, samples)
     for group in range(begin, end):
         s, c = group // channels, group % channels
         p, u, v, w = pivot[c], a[c], b[c], d[s * d_step + c]
-        for r in range(rows.size):
-            i, j = s * g_walk[0] + c * g_walk[1] + g_rows[r], s * walk[0] + c * walk[1] + rows[r]
-            k = s * out[0] + c * out[1] + out_rows[r]
+        for r in range(runs):
+            i = s * g_walk[0] + c * g_walk[1] + start_of(g_rows, r)
+            j = s * walk[0] + c * walk[1] + start_of(rows, r)
+            k = s * out[0] + c * out[1] + start_of(out_rows, r)
             if g_walk[2] == 1 and walk[2] == 1 and out[2] == 1:
                 gradient, source, result = g[i : i + length], x[j : j + length], y[k : k + length]
                 for q in range(length):
@@ -118,17 +169,27 @@ def planar_combine(
 def interleaved_combine(
     g, x, y, g_walk, walk, out, g_rows, rows, out_rows, length, channels, copies, begin, end, pivot, a, b, d, d_step
 ):
+    if begin >= end:
+        return
+    samples = samples_of(begin, end, 1)
+    runs = runs_within(x, (walk[0], 1, walk[2]), rows, length, channels, samples)
+    runs_within(g, (g_walk[0], 1, g_walk[2]), g_rows, length, channels, samples)
+    runs_within(y, (out[0], 1, out[2]), out_rows, length, channels, samples)
+    check_alike(rows, g_rows)
+    check_alike(rows, out_rows)
+    check_lines(channels, copies, (pivot.size, a.size, b.size), (g_walk[2], walk[2], out[2]))
+    _check_added(d, d_step, channels, samples)
     w = np.empty(copies * channels, y.dtype)
     for s in range(begin, end):
         for k in range(copies):
             for c in range(channels):
                 w[k * channels + c] = d[s * d_step + c]
-        for r in range(rows.size):
+        for r in range(runs):
+            g_row, row = s * g_walk[0] + start_of(g_rows, r), s * walk[0] + start_of(rows, r)
+            out_row = s * out[0] + start_of(out_rows, r)
             for position in range(0, length, copies):
                 n = min(copies, length - position) * channels
-                i = s * g_walk[0] + g_rows[r] + position * g_walk[2]
-                j = s * walk[0] + rows[r] + position * walk[2]
-                k = s * out[0] + out_rows[r] + position * out[2]
+                i, j, k = g_row + position * g_walk[2], row + position * walk[2], out_row + position * out[2]
                 gradient, source, result = g[i : i + n], x[j : j + n], y[k : k + n]
                 for c in range(n):
                     result[c] = a[c] * gradient[c] + (b[c] * (source[c] - pivot[c]) + w[c])
@@ -136,6 +197,9 @@ def interleaved_combine(
 
 def combine(g: Data, x: Data, axis: int, mean: Vector, a: Vector, b: Vector, d: Vector, out: Data) -> Data:
     """``a g + b (x - mean) + d`` per channel, into `out`; rows of d, if it has several, belong to slices of axis 0."""
+    if not converted.reads(g, x, out):
+        converted.combine(combine, g, x, axis, (mean, a, b), d, out)
+        return out
     each = d.ndim == 2 and len(d) > 1
     memories, grid = grid_of_arrays([g, x, out], axis, 0 if each else outermost(x, axis))
     pivot = mean.astype(x.dtype)
@@ -163,20 +227,34 @@ def _hits(x, start, step, length, low, high):
 
 @jit
 def _planar_ties(x, walk, rows, length, channels, begin, end, low, high, at_low, at_high):
+    if begin >= end:
+        return
+    runs = runs_within(x, walk, rows, length, channels, samples_of(begin, end, channels))
+    check_sizes(channels, (low.size, high.size))
+    check_sizes(end, (at_low.size, at_high.size))
     for group in range(begin, end):
         s, c = group // channels, group % channels
-        for r in range(rows.size):
-            n_low, n_high = _hits(x, s * walk[0] + c * walk[1] + rows[r], walk[2], length, low[c], high[c])
+        for r in range(runs):
+            row = s * walk[0] + c * walk[1] + start_of(rows, r)
+            n_low, n_high = _hits(x, row, walk[2], length, low[c], high[c])
             at_low[group] += n_low
             at_high[group] += n_high
 
 
 @jit
 def _planar_add(x, y, walk, out, rows, out_rows, length, channels, begin, end, low, high, at_low, at_high):
+    if begin >= end:
+        return
+    samples = samples_of(begin, end, channels)
+    runs = runs_within(x, walk, rows, length, channels, samples)
+    runs_within(y, out, out_rows, length, channels, samples)
+    check_alike(rows, out_rows)
+    check_sizes(channels, (low.size, high.size, at_low.size, at_high.size))
     for group in range(begin, end):
         s, c = group // channels, group % channels
-        for r in range(rows.size):
-            start, target = s * walk[0] + c * walk[1] + rows[r], s * out[0] + c * out[1] + out_rows[r]
+        for r in range(runs):
+            start = s * walk[0] + c * walk[1] + start_of(rows, r)
+            target = s * out[0] + c * out[1] + start_of(out_rows, r)
             n_low, n_high = _hits(x, start, walk[2], length, low[c], high[c])
             if n_low + n_high == 0:  # most rows: an extreme is rare
                 continue

@@ -8,7 +8,7 @@ import numpy as np
 
 from shrinkstats.kernels.compiled import Vector, inner, jit
 from shrinkstats.kernels.cpu import merge_groups
-from shrinkstats.kernels.vectors import affine_lines
+from shrinkstats.kernels.vectors import affine_lines, check_channels
 
 FAR = 1e140  # squares beyond it, or sums below its inverse, are for the general way, which scales its numbers
 
@@ -20,6 +20,9 @@ def _blend(
 ) -> bool:  # fmt: skip
     """The blends of a stack of batches; False where a number is not in the range of easy ones."""
     channels = mean_s.size
+    check_channels(channels, (var_s.size, noise.size, sd_noise.size, bias.size, mean_t.shape[1]))
+    if not mean_t.shape == var_t.shape == mean.shape == var.shape:
+        raise ValueError("stacks of different shapes")
     for c in range(channels):
         if not (0 < var_s[c] < FAR and 0 <= noise[c] < FAR and 0 <= sd_noise[c] < FAR and -1 < bias[c] < FAR):
             return False
@@ -67,6 +70,8 @@ def stein_blend(
 @inner
 def _at(table, n, value):
     """The row for batches of n images of a table for 1, 2, 4, ... of them; n times what it holds changes slowly."""
+    if table.shape[0] < 1 or table.shape[1] != value.size or not n >= 1:
+        raise ValueError("no row for a batch: the table has the wrong shape, or the batch no images")
     position = min(math.log2(n), table.shape[0] - 1)
     low = int(position)
     share = position - low
@@ -83,6 +88,9 @@ def adapted_lines(
 ):
     """From the moments of a batch, in groups, to the vectors of `affine`; False where a number is not easy."""
     c = running_mean.size
+    check_channels(c, (running_var.size, noise_mean.size))
+    if groups.shape[0] < 3 or groups.shape[2] != c:
+        raise ValueError("the input has other channels than the running statistics")
     whole, between = np.empty(c), np.empty(c)
     source_mean, source_var, noise, sd_noise, sd_bias, spread = np.empty((6, c))
     target, blended = np.empty((2, 1, c)), np.empty((2, 1, c))

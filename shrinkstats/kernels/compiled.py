@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from shrinkstats.kernels import threads
@@ -36,8 +37,84 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 
 def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """jit of what only compiled code calls: half the work of the compiler."""
-    return jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
+    """What only compiled code calls, which has checked its arrays. In Python it stays a function of Python."""
+    if function is None:
+        return lambda f: inner(f, **options)
+    options |= {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return register_jitable(**options)(function)
+
+
+@inner
+def _reach(ends, n, step):
+    """The lowest and the highest index, of one axis more."""
+    far = (n - 1.0) * step
+    return ends[0] + min(far, 0.0), ends[1] + max(far, 0.0)
+
+
+@inner
+def runs_within(x, walk, rows, length, channels, samples):
+    """How many runs a group has; an error if the walk leaves x. (In floats: no overflow brings an index back.)"""
+    if rows.size % 2 == 0 or min(length, channels, samples) < 1:
+        raise ValueError("no walk: it needs a first offset, pairs of size and step, and at least one of everything")
+    first = float(rows[0])
+    ends = _reach(_reach(_reach((first, first), length, walk[2]), channels, walk[1]), samples, walk[0])
+    runs = 1.0
+    for k in range(1, rows.size, 2):
+        if rows[k] < 1:
+            raise ValueError("no walk: an axis around its runs has no elements")
+        ends = _reach(ends, rows[k], rows[k + 1])
+        runs *= rows[k]
+    if not (ends[0] >= 0 and ends[1] < x.size and runs < 2.0**62):
+        raise IndexError("the walk leaves its array")
+    return int(runs)
+
+
+@inner
+def check_alike(rows, others):
+    """That two arrays have their runs in the same axes."""
+    alike = rows.size == others.size
+    for k in range(1, rows.size, 2):
+        alike = alike and rows[k] == others[k]
+    if not alike:
+        raise ValueError("the arrays have runs of different axes")
+
+
+@inner
+def samples_of(begin, end, channels):
+    """Whose groups, or tiles, those before `end` are; an error if there is none such."""
+    if begin < 0 or channels < 1:
+        raise ValueError("groups are counted from 0, and there is at least one channel")
+    return (end - 1) // channels + 1
+
+
+@inner
+def check_sizes(least, sizes):
+    """That vectors have an entry for each channel, or group."""
+    for size in sizes:
+        if size < least:
+            raise ValueError("a vector is too short for the channels, or groups, of the array")
+
+
+@inner
+def check_lines(channels, copies, sizes, steps):
+    """That vectors have an entry for each of the positions side by side, and that these follow each other in memory."""
+    for size in sizes:
+        if size != float(channels) * copies:
+            raise ValueError("a vector does not fit the positions that lie side by side")
+    for step in steps:
+        if copies != 1 and step != channels:
+            raise ValueError("positions with gaps between them do not lie side by side")
+
+
+@inner
+def start_of(rows, r):
+    """Where run r starts."""
+    start, k = rows[0], rows.size - 2
+    while k > 1:
+        start += r % rows[k] * rows[k + 1]
+        r //= rows[k]
+        k -= 2
+    return start + r * rows[2] if k == 1 else start
 
 
 def steps_of(grid: Layout) -> list[tuple[tuple[int, int, int], NDArray[np.int64]]]:

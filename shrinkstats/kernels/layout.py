@@ -1,23 +1,29 @@
 """Where the elements of each channel lie: any strided array as a grid of (sample, channel, row, run).
 
 Kernels see an array as one flat stretch of memory. Slices along the sample and channel axes start at fixed
-steps; within one of them, `rows` lists the offsets of runs of `length` elements, `step` apart. All numbers are
-in elements. Axes are merged where memory allows, so a C-ordered or channels-last array has a single run.
+steps; within one of them lie runs of `length` elements, `step` apart, and `rows` says where they start. All numbers
+are in elements. Axes are merged where memory allows, so a C-ordered or channels-last array has a single run.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import product
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+SHORT = 8  # elements; a shorter run costs more than its elements do
+
 
 class Walk(NamedTuple):
-    """How to walk through one array: steps between samples, channels and neighbours of a run; where runs start."""
+    """How to walk through one array: steps between samples, channels and neighbours of a run; where runs start.
+
+    `rows` are the first run's offset, and the sizes and steps of the axes around the runs in turn, outermost first:
+    there may be as many runs as elements, and none of them is listed.
+    """
 
     sample: int
     channel: int
@@ -34,6 +40,7 @@ class Layout(NamedTuple):
 
     samples: int
     channels: int
+    runs: int
     length: int
     walks: tuple[Walk, ...]
 
@@ -41,6 +48,21 @@ class Layout(NamedTuple):
     def interleaved(self) -> bool:
         """Whether neighbours in memory are channels (channels-last), in all arrays."""
         return all(walk.channel == 1 and (walk.step != 1 or self.length == 1) for walk in self.walks)
+
+    @property
+    def turned(self) -> Layout | None:
+        """With samples in the place of channels, where they are the neighbours (Fortran order); else None.
+
+        Samples and channels that lie without gaps are as many channels of one sample.
+        """
+        (walk,) = self.walks
+        if walk.sample != 1 or walk.step == 1 or self.samples == 1 or self.interleaved:
+            return None
+        samples, channels = self.channels, self.samples
+        turned = walk._replace(sample=walk.channel, channel=1)
+        if walk.channel == self.samples:
+            samples, channels, turned = 1, samples * channels, turned._replace(sample=0)
+        return self._replace(samples=samples, channels=channels, walks=(turned,))
 
 
 def flat(x: NDArray[Any]) -> tuple[NDArray[Any], tuple[int, ...]]:
@@ -94,17 +116,23 @@ def layout(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], axis: i
     """The grid of arrays of one shape; without a sample axis everything is one sample."""
     others = [i for i in range(len(shape)) if i not in (axis, sample_axis)]
     runs = _merge([(shape[i], *(s[i] for s in strides)) for i in others if shape[i] > 1])
-    length, *steps = runs.pop() if runs else (1, *(0 for _ in strides))
-    points = list(product(*(range(run[0]) for run in runs)))
+    length, *steps = runs.pop(_along(runs)) if runs else (1, *(0 for _ in strides))
     walks = []
     for k, s in enumerate(strides):
         first = sum(
             (n - 1) * max(-stride, 0) for n, stride in zip(shape, s, strict=True)
         )  # where element 0, 0, ... lies
-        rows = np.array([first + sum(i * run[k + 1] for i, run in zip(p, runs, strict=True)) for p in points], np.int64)
+        rows = np.array([first, *(number for run in runs for number in (run[0], run[k + 1]))], np.int64)
         rows.flags.writeable = False
         walks.append(Walk(0 if sample_axis is None else s[sample_axis], s[axis], steps[k], rows))
-    return Layout(1 if sample_axis is None else shape[sample_axis], shape[axis], length, tuple(walks))
+    samples = 1 if sample_axis is None else shape[sample_axis]
+    return Layout(samples, shape[axis], prod(run[0] for run in runs), length, tuple(walks))
+
+
+def _along(runs: list[tuple[int, ...]]) -> int:
+    """The axis of the runs: the innermost; of short ones there would be too many if another axis is much longer."""
+    longest = max(range(len(runs)), key=lambda i: runs[i][0])
+    return longest if runs[-1][0] < SHORT <= runs[longest][0] // SHORT else len(runs) - 1
 
 
 def _merge(axes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

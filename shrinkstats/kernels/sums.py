@@ -18,7 +18,17 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from shrinkstats.kernels.compiled import LANES, REORDER, SEGMENT, inner, jit
+from shrinkstats.kernels.compiled import (
+    LANES,
+    REORDER,
+    SEGMENT,
+    check_sizes,
+    inner,
+    jit,
+    runs_within,
+    samples_of,
+    start_of,
+)
 
 STRIPE = 128  # neighbouring channels that are looked at again together
 CACHED = 24 * 2**20  # bytes of data that a cache may still hold
@@ -84,9 +94,9 @@ def _sums_and_extremes(run, pivot, low, high):
 
 @inner
 def _strided(x, start, step, n):
-    """The elements start, start + step, ..., in ascending order: a sum does not mind."""
+    """The elements start, start + step, ..., in ascending order: a sum does not mind. (A slice has no step of 0.)"""
     start += min(step, 0) * (n - 1)
-    return x[start : start + (n - 1) * abs(step) + 1 : max(abs(step), 1)]
+    return x[start : start + (n - 1) * abs(step) + 1 : abs(step)]
 
 
 @inner
@@ -104,6 +114,12 @@ def _pivot(x, start, step, n, zero):
 @jit
 def planar_sums(x, walk, rows, length, channels, begin, end, zero, extremes, pivot, total, squares, low, high):
     """Sums of the groups from begin to end (sample by sample), each around its pivot."""
+    if begin >= end:
+        return
+    runs = runs_within(x, walk, rows, length, channels, samples_of(begin, end, channels))
+    check_sizes(end, (pivot.size, total.size, squares.size))
+    if extremes:
+        check_sizes(end, (low.size, high.size))
     sample, channel, step = walk
     segment = SEGMENT if step == 1 else SEGMENT // 8  # of strided elements a few are added in vectors at best
     for group in range(begin, end):
@@ -111,9 +127,17 @@ def planar_sums(x, walk, rows, length, channels, begin, end, zero, extremes, piv
         p = _pivot(x, base + rows[0], step, length, zero)
         t, q = 0.0, 0.0
         a = b = zero + x[base + rows[0]]
-        for r in range(rows.size):
+        for r in range(runs):
+            row = base + start_of(rows, r)
+            if step == 0:  # one element, again and again
+                value = zero + x[row]
+                d = value - p
+                t += length * d
+                q += length * (d * d)
+                a, b = lower(value, a), higher(value, b)
+                continue
             for position in range(0, length, segment):
-                start, n = base + rows[r] + position * step, min(segment, length - position)
+                start, n = row + position * step, min(segment, length - position)
                 if step != 1:
                     t1, q1, a, b = _sums_and_extremes(_strided(x, start, step, n), p, a, b)
                 elif extremes:
@@ -208,7 +232,18 @@ def interleaved_sums(
     x, walk, rows, length, channels, side, begin, end, zero, extremes, lanes, pivot, total, squares, low, high
 ):
     """Sums of the tiles from begin to end (sample by sample), each group around its pivot."""
+    if begin >= end:
+        return
+    samples = samples_of(begin, end, tiles(channels))
     sample, _, step = walk
+    runs = runs_within(x, (sample, 1, step), rows, length, channels, samples)
+    reached = (samples - 1.0) * channels + min((end - 1) % tiles(channels) * LANES + LANES, channels)
+    check_sizes(reached, (pivot.size, total.size, squares.size))
+    if extremes:
+        check_sizes(reached, (low.size, high.size))
+    check_sizes(5 * LANES, (lanes.size,))
+    if side < 1 or side > max(1, LANES // channels):
+        raise ValueError("more positions side by side than there are lanes")
     far = x.size * x.itemsize > CACHED and step == channels <= LANES
     for item in range(begin, end):
         s, tile = item // tiles(channels), item % tiles(channels) * LANES
@@ -230,19 +265,20 @@ def interleaved_sums(
                     lanes[3 * LANES + k * width + c], lanes[4 * LANES + k * width + c] = a[c], b[c]
         for c in range(width):
             t[c], q[c] = 0.0, 0.0
-        for r in range(rows.size):
+        for r in range(runs):
+            row = base + start_of(rows, r)
             for block in range(0, length, segment):
                 for lane in range(copies * width):
                     lanes[LANES + lane], lanes[2 * LANES + lane] = zero, zero
                 position, stop = block, min(block + segment, length)
                 while position + 4 * copies <= stop:
-                    start = base + rows[r] + position * step
+                    start = row + position * step
                     if far:
                         _fetch(x, start, copies * step, copies * width)
                     _four(x, start, copies * step, copies * width, extremes, lanes)
                     position += 4 * copies
                 while position < stop:
-                    _one(x, base + rows[r] + position * step, width, extremes, lanes)
+                    _one(x, row + position * step, width, extremes, lanes)
                     position += 1
                 for k in range(copies):
                     for c in range(width):
@@ -259,39 +295,46 @@ def interleaved_sums(
 
 
 @inner
-def _along(x, base, step, rows, length, lanes):
+def _along(x, base, step, rows, runs, length, lanes):
     """Sums of a group around a pivot in float64, and whether it holds a NaN."""
-    for r in range(rows.size):
-        total, squares = _sums(_strided(x, base + rows[r], step, length), lanes[0])
+    for r in range(runs):
+        row = base + start_of(rows, r)
+        if step == 0:
+            d = x[row] - lanes[0]
+            total, squares = length * d, length * (d * d)
+        else:
+            total, squares = _sums(_strided(x, row, step, length), lanes[0])
         lanes[LANES] += total
         lanes[2 * LANES] += squares
     if math.isnan(lanes[LANES]):
-        for r in range(rows.size):
+        for r in range(runs):
+            row = base + start_of(rows, r)
             for i in range(length):
-                lanes[3 * LANES] += math.isnan(x[base + rows[r] + i * step])
+                lanes[3 * LANES] += math.isnan(x[row + i * step])
 
 
 @inner
-def _side_by_side(x, base, step, rows, length, width, lanes):
+def _side_by_side(x, base, step, rows, runs, length, width, lanes):
     """The same for neighbouring channels: one at a time would read all of the memory for each."""
     copies = STRIPE // width if step == width else 1
     for lane in range(width, copies * width):
         lanes[lane] = lanes[lane - width]
-    for r in range(rows.size):
-        position = 0
+    for r in range(runs):
+        row, position = base + start_of(rows, r), 0
         while position + 4 * copies <= length:
-            _four(x, base + rows[r] + position * step, copies * step, copies * width, False, lanes)
+            _four(x, row + position * step, copies * step, copies * width, False, lanes)
             position += 4 * copies
         while position < length:
-            _one(x, base + rows[r] + position * step, width, False, lanes)
+            _one(x, row + position * step, width, False, lanes)
             position += 1
     for lane in range(copies * width - 1, width - 1, -1):
         lanes[LANES + lane - width] += lanes[LANES + lane]
         lanes[2 * LANES + lane - width] += lanes[2 * LANES + lane]
     if np.isnan(lanes[LANES : LANES + width]).any():
-        for r in range(rows.size):
+        for r in range(runs):
+            row = base + start_of(rows, r)
             for position in range(length):
-                start = base + rows[r] + position * step
+                start = row + position * step
                 for c in range(width):
                     lanes[3 * LANES + c] += math.isnan(x[start + c])
 
@@ -309,9 +352,9 @@ def _constant(total, squares, low, high, group):
 
 
 @inner
-def _look_again(x, walk, rows, length, channels, begin, end, mean, total, squares, low, high):
+def _look_again(x, walk, rows, runs, length, channels, begin, end, mean, total, squares, low, high):
     """Sums anew, around the mean and in float64, of the groups that need it."""
-    n = rows.size * length
+    n = runs * length
     together = STRIPE if walk[1] == 1 and walk[2] != 1 else 1
     lanes = np.empty(5 * LANES)
     lost = np.empty(STRIPE, np.bool_)
@@ -327,9 +370,9 @@ def _look_again(x, walk, rows, length, channels, begin, end, mean, total, square
             base = (group // channels) * walk[0] + (group % channels) * walk[1]
             lanes[LANES : 4 * LANES] = 0
             if together > 1:
-                _side_by_side(x, base, walk[2], rows, length, width, lanes)
+                _side_by_side(x, base, walk[2], rows, runs, length, width, lanes)
             else:
-                _along(x, base, walk[2], rows, length, lanes)
+                _along(x, base, walk[2], rows, runs, length, lanes)
             for c in range(width):
                 g = group + c
                 if lost[c]:
@@ -342,12 +385,18 @@ def _look_again(x, walk, rows, length, channels, begin, end, mean, total, square
 @jit
 def describe(x, walk, rows, length, channels, begin, end, mean, total, m2, low, high):
     """Mean and squared deviations from the sums (the pivot comes in `mean`, the squares in `m2`)."""
-    n = rows.size * length
+    if begin >= end:
+        return
+    runs = runs_within(x, walk, rows, length, channels, samples_of(begin, end, channels))
+    check_sizes(end, (mean.size, total.size, m2.size))
+    if low.size:
+        check_sizes(end, (low.size, high.size))
+    n = runs * length
     lost = 0
     for group in range(begin, end):
         lost += _lost(total[group], m2[group], n)
     if lost:  # the exception: the rest has no branches, and costs next to nothing
-        _look_again(x, walk, rows, length, channels, begin, end, mean, total, m2, low, high)
+        _look_again(x, walk, rows, runs, length, channels, begin, end, mean, total, m2, low, high)
     for group in range(begin, end):
         shift = total[group] / n
         squares = m2[group] - total[group] * shift

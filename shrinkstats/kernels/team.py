@@ -27,9 +27,13 @@ _GRID = ("chunks", "items", "length", "channels", "copies")
 _ARRAY = ("address", "size", "sample", "channel", "step", "rows", "row_count")
 _ARRAYS = tuple(f"{name}{i}" for i in range(3) for name in _ARRAY)
 _VECTORS = tuple(f"vector{i}" for i in range(3))
-_FIELDS = ("next", "zero", *_GRID, *_ARRAYS, *_VECTORS, "more", "bytes", "option")
-ADDRESSES, VECTORS, MORE, BYTES, OPTION = map(_FIELDS.index, ("address0", "vector0", "more", "bytes", "option"))
+_WANTED = ("lines", "line_bytes", "least_bytes", "option_bytes", "option_value")
+_FIELDS = ("next", "zero", *_GRID, *_ARRAYS, *_VECTORS, "more", "bytes", "option", *_WANTED)
+ADDRESSES, VECTORS, MORE, BYTES, OPTION, WANTED = map(
+    _FIELDS.index, ("address0", "vector0", "more", "bytes", "option", "lines")
+)
 STRIDE = len(_ARRAY)
+SIZE = len(_FIELDS)
 
 Table = NDArray[np.int64]
 
@@ -266,19 +270,44 @@ class Pass(NamedTuple):
     rows: Any  # whose addresses are in the template
 
     def table(self, first: int, second: int, third: int, vectors: Any, more: Any, option: int = 0) -> Any:
-        """The table for arrays at these addresses, rows of vectors, and one array more; and where it lies."""
+        """The table for arrays at these addresses, rows of vectors, and one array more; and where it lies.
+
+        The arrays are of the shape and strides that the pass was planned for. ValueError if the vectors, or the array
+        more, are not of the sizes that the pass reads and writes.
+        """
         more = more.reshape(-1)  # bytes of both: one compiled function for all types
         return _filled(self.template, first, second, third, vectors.view(np.uint8), more.view(np.uint8), option)
 
 
 @jit
 def _filled(template, first, second, third, vectors, more, option):
+    if template.size != SIZE:
+        raise ValueError("no table of a pass")
+    lines, line_bytes, least_bytes = template[WANTED], template[WANTED + 1], template[WANTED + 2]
+    option_bytes, option_value = template[WANTED + 3], template[WANTED + 4]
+    if vectors.shape[0] != lines or (lines and vectors.shape[1] != line_bytes):
+        raise ValueError("the vectors are not of as many channels, and positions side by side, as the pass reads")
+    if option != 0 and option != option_value:
+        raise ValueError("the pass has no such option")
+    if more.size != least_bytes + (option_bytes if option else 0):
+        raise ValueError("the array for sums, or of what is added, is not of the size of the pass")
     table = template.copy()
     table[ADDRESSES], table[ADDRESSES + STRIDE], table[ADDRESSES + 2 * STRIDE] = first, second, third
     for i in range(vectors.shape[0]):
         table[VECTORS + i] = vectors[i].ctypes.data
     table[MORE], table[BYTES], table[OPTION] = more.ctypes.data, more.size, option
     return table, table.ctypes.data
+
+
+def _wanted(name: str, samples: int, channels: int, copies: int, itemsize: int) -> tuple[int, int, int, int, int]:
+    """How many vectors a pass takes and their bytes; the bytes of the array more, without its option and besides."""
+    line, sums = channels * copies * itemsize, 8 * samples * channels
+    return {
+        "moments": (0, 0, 3 * sums, 2 * sums, 1),
+        "affine": (3, line, 0, 0, 0),
+        "reduce_grad": (1, line, 2 * sums, 0, 0),
+        "combine": (3, line, channels * itemsize, (samples - 1) * channels * itemsize, channels),
+    }[name]
 
 
 @lru_cache(maxsize=4096)
@@ -309,8 +338,9 @@ def plan(
         for s, step, offsets in zip(strides, steps, rows, strict=True)
         for number in (0, extent(shape, s), *step, offsets.ctypes.data, offsets.size)
     ]
-    template = np.zeros(len(_FIELDS), np.int64)
+    template = np.zeros(SIZE, np.int64)
     template[: 2 + len(_GRID)] = (0, 0, min(items, CHUNKS), items, length, grid.channels, copies)
     template[ADDRESSES : ADDRESSES + len(arrays)] = arrays
+    template[WANTED:] = _wanted(name, grid.samples, grid.channels, copies, np.dtype(dtype).itemsize)
     body = _body(name, grid.interleaved, dtype)
     return Pass(body.address, body.ctypes, template, grid.samples, grid.channels, copies, rows)

@@ -55,10 +55,35 @@ def _cut(ratio):
     return 1.0 if ratio < 0 else 0.0 if ratio > 1 else 1 - ratio
 
 
+@inner
+def check_channels(channels, sizes):
+    """That vectors have one entry per channel."""
+    for size in sizes:
+        if size != channels:
+            raise ValueError("vectors of different numbers of channels")
+
+
+@inner
+def _check_optional(channels, sizes):
+    """The same of vectors that may be empty."""
+    for size in sizes:
+        if size and size != channels:
+            raise ValueError("vectors of different numbers of channels")
+
+
+@inner
+def _check_lines(lines, rows, channels):
+    """That there are so many lines, each of whole vectors of channels."""
+    whole = lines.shape[1] % channels == 0 and lines.shape[1] > 0 if channels else lines.shape[1] == 0
+    if lines.shape[0] < rows or not whole:
+        raise ValueError("the lines do not hold vectors of so many channels")
+
+
 @jit
 def stein(mean, m2, noise, count, mean_rule, var_rule):
     """Center and variance of `Stein`; rules are 0 (none), 1 (sampling), 2 (channel), 3 (gamma)."""
     c = mean.size
+    check_channels(c, (m2.size, noise.size))
     center, var = np.empty(c), np.empty(c)
     for i in range(c):
         var[i] = m2[i] / count
@@ -105,6 +130,7 @@ def _pull_channels(m, g, out):
 def stein_pullback(mean, m2, noise, count, mean_rule, var_rule, g_center, g_var):
     """From the gradients of center and variance to those of mean, squared deviations and noise."""
     c = mean.size
+    check_channels(c, (m2.size, noise.size, g_center.size, g_var.size))
     g_mean, g_m2, g_noise, var = np.empty(c), np.empty(c), np.empty(c), np.empty(c)
     for i in range(c):
         g_mean[i], g_m2[i], g_noise[i], var[i] = g_center[i], g_var[i], 0.0, m2[i] / count
@@ -137,7 +163,7 @@ def stein_pullback(mean, m2, noise, count, mean_rule, var_rule, g_center, g_var)
 @inner
 def _spread(vector, lines):
     """A vector of channels, again and again, in the type of the data."""
-    for start in range(0, lines.size, vector.size):
+    for start in range(0, lines.size, max(vector.size, 1)):
         for c in range(vector.size):
             lines[start + c] = vector[c]
 
@@ -149,6 +175,9 @@ def affine_lines(center, scale, weight, bias, lines):
     Empty vectors stand for 1 and 0.
     """
     channels = center.size
+    check_channels(channels, (scale.size,))
+    _check_optional(channels, (weight.size, bias.size))
+    _check_lines(lines, 3, channels)
     slope, shift = np.empty(channels), np.empty(channels)
     _spread(center, lines[0])
     for c in range(channels):
@@ -162,6 +191,7 @@ def affine_lines(center, scale, weight, bias, lines):
 @jit
 def pivot_lines(mean, lines):
     """A pivot near the data, in their type."""
+    _check_lines(lines, 1, mean.size)
     _spread(mean, lines[0])
 
 
@@ -172,6 +202,9 @@ def scale_gradients(sums, pivot, mean, center, scale, slope, weight):
     The last two are of the type of the weight.
     """
     channels = mean.size
+    check_channels(channels, (sums.shape[2], center.size, scale.size, slope.size))
+    if sums.shape[0] < 2 or pivot.size < channels:  # the pivot may be repeated
+        raise ValueError("two kinds of sums are needed, and a pivot for every channel")
     d_center, d_scale = np.empty(channels), np.empty(channels)
     d_weight, d_bias = np.empty(channels, weight.dtype), np.empty(channels, weight.dtype)
     for c in range(channels):
@@ -195,7 +228,12 @@ def combine_lines(g_mean, g_m2, g_sample_m2, means, mean, count, size, slope, li
     `means` are those of the samples, of `size` observations each; empty gradients stand for zeros.
     """
     channels = mean.size
+    check_channels(channels, (slope.size, d.shape[1]))
+    _check_optional(channels, (g_mean.size, g_m2.size, g_sample_m2.size))
+    _check_lines(lines, 3, channels)
     each = g_sample_m2.size > 0 and size > 1
+    if each and (means.shape[0] < d.shape[0] or means.shape[1] != channels):
+        raise ValueError("every sample whose d is wanted needs its means")
     b, push = np.empty(channels), np.empty(channels)
     _spread(mean, lines[0])
     _spread(slope, lines[1])
@@ -213,6 +251,7 @@ def combine_lines(g_mean, g_m2, g_sample_m2, means, mean, count, size, slope, li
 @jit
 def follow(means, variances, mean, variance, momentum):
     """Running buffers follow the statistics of a batch."""
+    check_channels(means.size, (variances.size, mean.size, variance.size))
     for c in range(means.size):
         means[c] += momentum * (mean[c] - means[c])
         variances[c] += momentum * (variance[c] - variances[c])
