@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,12 @@ def is_torch_array(x: object) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+def is_traced(x: object) -> bool:
+    """Whether x stands for an array of JAX that is yet to come: under jit, grad, vmap."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(x, jax.core.Tracer)
+
+
 def is_array(x: object) -> bool:
     """Whether x decides which library computes: NumPy's scalars and Python's numbers go with any."""
     return not isinstance(x, _FREE) and (is_torch_array(x) or is_array_api_obj(x))
@@ -52,16 +59,32 @@ def namespace(**arguments: object) -> Namespace:
         return array_api_compat.torch
     if not arrays:
         return array_namespace(np.empty(0))
-    if any(map(is_dask_array, arrays.values())):  # vectors in memory go with data that are deferred
+    if any(is_dask_array(x) or is_traced(x) for x in arrays.values()):
+        # Vectors in memory go with data that are deferred, and are constants of a function that is being traced.
         arrays = {name: x for name, x in arrays.items() if not is_numpy_array(x)}
     try:
         xp = array_namespace(*arrays.values())
     except TypeError as error:
         kinds_found = ", ".join(f"{name} is a {type(x).__module__}.{type(x).__name__}" for name, x in arrays.items())
         raise TypeError(f"arrays of different libraries: {kinds_found}; convert them to one kind first") from error
+    if any(map(is_jax_array, arrays.values())):
+        _register()
     if kind is not None:
         _known[kind] = xp
     return xp
+
+
+def as_constant(x: Array, xp: Namespace) -> Array:
+    """x; a NumPy array beside traced arrays of JAX as one of theirs."""
+    return xp.asarray(x) if is_numpy_array(x) and xp.__name__.startswith("jax") else x
+
+
+@cache
+def _register() -> None:
+    """Let JAX's functions take and return Moments."""
+    from shrinkstats.moments import register_with_jax
+
+    register_with_jax()
 
 
 def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> Array:
@@ -69,7 +92,7 @@ def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> A
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass {name}.compressed() or fill it")
     if is_array(x):
-        array: Array = x
+        array: Array = as_constant(x, xp)
     else:
         place = {} if like is None else {"device": device_of(like)}
         if like is not None and type(x) in (int, float):
@@ -98,6 +121,17 @@ def at_least_single(x: Array, xp: Namespace) -> Array:
 def device_of(x: Array) -> Any:
     """Where x lies, in its library's own terms."""
     return x.device if is_torch_array(x) else device(x)
+
+
+def constant(x: Array) -> Array:
+    """x, through which no gradient flows."""
+    if is_torch_array(x):
+        return x.detach()
+    if is_jax_array(x):
+        import jax
+
+        return jax.lax.stop_gradient(x)
+    return x
 
 
 def where_it_lies(x: Array) -> AbstractContextManager[Any]:
@@ -136,8 +170,9 @@ def can_look(x: Array) -> bool:
 def nonnegative(name: str, x: Array, xp: Namespace) -> Array:
     """x, with a negative entry as an error; as NaN where looking would stall a device or break a trace."""
     if can_look(x):
-        if bool(xp.any(x < 0)):
-            raise ValueError(f"{name} must not be negative, got {float(xp.min(x)):g}")
+        seen, here = (np.asarray(x), np) if is_jax_array(x) else (x, xp)  # JAX's operations may be recorded, not done
+        if bool(here.any(seen < 0)):
+            raise ValueError(f"{name} must not be negative, got {float(here.min(seen)):g}")
         return x
     return xp.where(x < 0, xp.full_like(x, math.nan), x)
 

@@ -143,10 +143,15 @@ class Moments:
         if self.samples < 2:
             return self.var(ddof=1) / self.count if self.count else self.m2 * math.nan
         squares = self.sample_m2
-        if self.sample_mean is not self.mean:  # samples of different sizes
+        if not self._equal_samples:
             offset = self.sample_mean - self.mean
             squares = squares + self.sample_weight * offset * offset
         return squares * self.noise_scale
+
+    @property
+    def _equal_samples(self) -> bool:
+        """Whether the samples are known to be of one size; where it is forgotten, the means still are equal."""
+        return self.sample_mean is self.mean
 
     @property
     def noise_scale(self) -> float:
@@ -217,11 +222,15 @@ class Moments:
         if not other.count or not self.count:
             return self if self.count else other
         xp = namespace(left=self.mean, right=other.mean)
-        mean, m2 = _merge(self.count, self.mean, self.m2, other.count, other.mean, other.m2)
-        sample_mean, sample_m2 = _merge(
-            self.sample_weight, self.sample_mean, self.sample_m2,
-            other.sample_weight, other.sample_mean, other.sample_m2,
-        )  # fmt: skip
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity has a mean, and no variance
+            mean, m2 = _merge(self.count, self.mean, self.m2, other.count, other.mean, other.m2, xp)
+            sample_mean, sample_m2 = _merge(
+                self.sample_weight, self.sample_mean, self.sample_m2,
+                other.sample_weight, other.sample_mean, other.sample_m2, xp,
+            )  # fmt: skip
+        if self._equal_samples and other._equal_samples:
+            if self.sample_weight * other.count == other.sample_weight * self.count:  # of one size
+                sample_mean = mean  # which it is but for rounding
         return Moments(
             count=self.count + other.count,
             samples=self.samples + other.samples,
@@ -242,11 +251,25 @@ class Moments:
         return f"Moments({self.mean.shape[0]} channels, count={self.count}, samples={self.samples})"
 
 
-def _merge(n_a: float, mean_a: Array, m2_a: Array, n_b: float, mean_b: Array, m2_b: Array) -> tuple[Array, Array]:
+def _merge(
+    n_a: float, mean_a: Array, m2_a: Array, n_b: float, mean_b: Array, m2_b: Array, xp: Namespace
+) -> tuple[Array, Array]:
     """Chan's formula: mean and sum of squared deviations of two weighted groups together."""
-    share = n_b / (n_a + n_b)
+    share_a, share_b = n_a / (n_a + n_b), n_b / (n_a + n_b)
     difference = mean_b - mean_a
-    return mean_a + difference * share, m2_a + m2_b + difference * difference * (n_a * share)
+    apart = ~xp.isfinite(difference)  # infinity, or numbers as far apart as can be
+    mean = xp.where(apart, mean_a * share_a + mean_b * share_b, mean_a + difference * share_b)
+    m2 = m2_a + m2_b + difference * (difference * (n_a * share_b))
+    return mean, xp.where(xp.isinf(mean), mean * math.nan, m2)
+
+
+def register_with_jax() -> None:
+    """Make Moments a tree of vectors for JAX, whose counts are constants of what it compiles."""
+    import jax
+
+    constants = ("count", "samples", "sample_weight")
+    vectors = [f.name for f in fields(Moments) if f.name not in constants]
+    jax.tree_util.register_dataclass(Moments, data_fields=vectors, meta_fields=list(constants))
 
 
 def _on_host(x: Any) -> np.ndarray[Any, Any]:
