@@ -76,7 +76,12 @@ def namespace(**arguments: object) -> Namespace:
 
 def as_constant(x: Array, xp: Namespace) -> Array:
     """x; a NumPy array beside traced arrays of JAX as one of theirs."""
-    return xp.asarray(x) if is_numpy_array(x) and xp.__name__.startswith("jax") else x
+    if not (is_numpy(x) and xp.__name__.startswith("jax")):
+        return x
+    import jax
+
+    with jax.ensure_compile_time_eval():  # an array with values, which may be looked at
+        return xp.asarray(x)
 
 
 @cache

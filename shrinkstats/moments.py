@@ -17,6 +17,7 @@ from shrinkstats import _moments_file, kernels
 from shrinkstats._arrays import (
     Array,
     Namespace,
+    as_constant,
     as_real,
     check_channels,
     is_numpy,
@@ -436,9 +437,11 @@ def as_statistics(name: str, x: Any) -> Statistics:
     return Statistics(mean, var)
 
 
-def as_pair(source: Any, target: Any) -> tuple[Namespace, Statistics, Statistics]:
-    """Source and target statistics that go together."""
-    source, target = as_statistics("source", source), as_statistics("target", target)
-    xp = namespace(source=source.mean, target=target.mean)
-    check_channels(source=source.mean, target=target.mean)
-    return xp, source, target
+def as_pair(**pair: Any) -> tuple[Namespace, Statistics, Statistics]:
+    """Two sets of statistics that go together, given by the names that the caller knows them by."""
+    checked = {name: as_statistics(name, x) for name, x in pair.items()}
+    means = {name: x.mean for name, x in checked.items()}
+    xp = namespace(**means)
+    check_channels(**means)
+    first, second = (Statistics(*(as_constant(v, xp) for v in x)) for x in checked.values())
+    return xp, first, second

@@ -6,7 +6,16 @@ import math
 from typing import Any
 
 from shrinkstats import kernels
-from shrinkstats._arrays import Array, as_real, at_least_single, namespace, positive_number, where_it_lies
+from shrinkstats._arrays import (
+    Array,
+    as_constant,
+    as_real,
+    at_least_single,
+    constant,
+    namespace,
+    positive_number,
+    where_it_lies,
+)
 from shrinkstats.estimators import Estimator
 from shrinkstats.moments import check_axes, moments
 
@@ -74,6 +83,7 @@ def _normalize(
     x: Array, estimator: Estimator, axis: int, weight: Array | None, bias: Array | None, prior: Any, eps: float
 ) -> Array:
     xp = namespace(x=x, weight=weight, bias=bias)
+    x = as_constant(x, xp)
     x = x if kernels.supports(x) else as_real("x", x, xp)
     axis, _ = check_axes(x, axis, None)
     if math.prod(x.shape) == 0:
@@ -84,7 +94,7 @@ def _normalize(
         m = moments(x, axis=axis, sample_axis=1 if axis == 0 else 0)
     center, scale = estimator(m, prior=prior, eps=eps)
     slope = _channel_vector("weight", weight, center, xp) / scale if weight is not None else 1 / scale
-    pivot = xp.astype(xp.astype(center, _width(x, xp)), center.dtype)
+    pivot = constant(xp.astype(xp.astype(center, _width(x, xp)), center.dtype))  # its derivative cancels
     shift = (pivot - center) * slope
     if bias is not None:
         shift = shift + _channel_vector("bias", bias, center, xp)

@@ -85,7 +85,7 @@ def blend(
     >>> shrinkstats.blend(source, target, n=8, strength=16)
     Statistics(mean=array([ 0.16666667, -0.33333333]), var=array([0.75      , 1.66666667]))
     """
-    xp, source, target = as_pair(source, target)
+    xp, source, target = as_pair(source=source, target=target)
     weight = prior_weight(strength, positive_number("n", n), xp, like=source.mean)
     check_channels(source=source.mean, strength=weight)
     return Statistics(
@@ -187,7 +187,7 @@ def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float 
     quick = _compiled(source, target, noise, kappa, share)
     if quick is not None:
         return quick
-    xp, source, target = as_pair(source, target)
+    xp, source, target = as_pair(source=source, target=target)
     parts = noise if isinstance(noise, SamplingNoise) else SamplingNoise(noise, None, None)
     namespace(source=source.mean, **{f"noise.{k}": v for k, v in parts._asdict().items()})  # one library
     checked = {k: as_real(f"noise.{k}", v, xp, like=source.mean) for k, v in parts._asdict().items() if v is not None}

@@ -48,7 +48,7 @@ def wasserstein2(a: Pair, b: Pair, *, normalized: bool = False) -> Array:
     >>> shrinkstats.wasserstein2(Statistics(np.zeros(2), np.ones(2)), Statistics(np.array([0.5, 3]), np.full(2, 0.25)))
     array([0.5 , 9.25])
     """
-    xp, a, b = as_pair(a, b)
+    xp, a, b = as_pair(a=a, b=b)
     mean, sd = a.mean - b.mean, xp.sqrt(a.var) - xp.sqrt(b.var)
     if normalized:
         unit = xp.sqrt(a.var)
@@ -106,7 +106,7 @@ def wasserstein_bounds(
     >>> print(lower.round(4), upper.round(4))
     [0.0306] [0.0521]
     """
-    xp, source, target = as_pair(source, target)
+    xp, source, target = as_pair(source=source, target=target)
     n = positive_number("n", n, minimum=1)
     weight = prior_weight(strength, n, xp, like=source.mean)
     check_channels(source=source.mean, strength=weight)
@@ -175,7 +175,7 @@ def best_strength(source: Pair, target: Pair, *, n: float, bound: str = "upper",
     """
     if bound not in ("upper", "lower"):
         raise ValueError(f'bound must be "upper" or "lower", got {bound!r}')
-    xp, source, target = as_pair(source, target)
+    xp, source, target = as_pair(source=source, target=target)
     n = positive_number("n", n, minimum=1)
     q = _quantile(n, alpha)
     zero = 0 * (source.mean + target.mean + source.var + target.var)

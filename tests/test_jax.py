@@ -40,8 +40,9 @@ CALLS = {  # of a vector that is traced, and three that are constants
     "normalize": lambda m, v, s, t: shrinkstats.normalize(
         m * jnp.asarray(X).swapaxes(1, 2), PriorBlend(2.0), axis=2, weight=s, bias=t, prior=Statistics(t, s)),
     "moments as a prior": lambda m, v, s, t: shrinkstats.normalize(
-        m * jnp.asarray(X).swapaxes(1, 2), PriorBlend(2.0), axis=2, prior=shrinkstats.moments(np.stack([t, s, v]))),
-    "weight traced": lambda m, v, s, t: shrinkstats.normalize(X, BatchStatistics(), weight=m, bias=t),
+        m * jnp.asarray(X).swapaxes(1, 2), PriorBlend(2.0), axis=2, prior=shrinkstats.moments(X)),
+    "data constant": lambda m, v, s, t: shrinkstats.normalize(
+        np.asarray(X) if isinstance(s, np.ndarray) else jnp.asarray(X), BatchStatistics(), weight=m, bias=t),
 }  # fmt: skip
 
 
@@ -49,16 +50,25 @@ CALLS = {  # of a vector that is traced, and three that are constants
 @pytest.mark.parametrize("name", CALLS)
 def test_constants_of_a_traced_function(name, kind):
     constants = [kind(v) for v in (NOISE, VAR, MEAN[::-1].copy())]
-    expected = CALLS[name](jnp.asarray(MEAN), *map(jnp.asarray, constants))
-    for transform in (jax.jit, lambda f: lambda m: jax.tree.map(lambda v: v[0], jax.vmap(f)(m[None]))):
-        found = transform(lambda m: CALLS[name](m, *constants))(jnp.asarray(MEAN))
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-12)
+    everything = [jnp.asarray(v) for v in (MEAN, *constants)]
+    expected = jax.jit(CALLS[name])(*everything)
+    found = jax.jit(lambda m: CALLS[name](m, *constants))(everything[0])
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
 def test_a_negative_constant_is_still_an_error():
-    with pytest.raises(ValueError, match="noise must not be negative"):
-        jax.jit(lambda m: shrinkstats.james_stein(m, jnp.asarray(-NOISE)))(MEAN)
+    for noise in (-NOISE, jnp.asarray(-NOISE)):
+        with pytest.raises(ValueError, match="noise must not be negative"):
+            jax.jit(lambda m, v=noise: shrinkstats.james_stein(m, v))(MEAN)
+
+
+def test_under_vmap_and_grad():
+    stack = np.stack([MEAN, MEAN + 1])
+    found = jax.vmap(lambda m: shrinkstats.james_stein(m, NOISE).estimate)(stack)
+    np.testing.assert_allclose(found, shrinkstats.james_stein(stack, NOISE).estimate, rtol=1e-12)
+    slope = jax.grad(lambda m: shrinkstats.wasserstein2(Statistics(m, VAR), Statistics(MEAN[::-1], VAR)).sum())(MEAN)
+    np.testing.assert_allclose(slope, 2 * (MEAN - MEAN[::-1]), rtol=1e-12)
 
 
 def test_outside_a_trace_kinds_do_not_mix():
@@ -119,5 +129,3 @@ def test_estimators_and_priors_are_arguments():
     for estimator in (Stein(), PriorBlend(4.0), SteinBlend()):
         expected = shrinkstats.normalize(X, estimator, prior=Prior(MEAN, VAR))
         np.testing.assert_allclose(f(X, estimator=estimator, prior=prior), expected, rtol=1e-10)
-
-
