@@ -139,6 +139,12 @@ def constant(x: Array) -> Array:
     return x
 
 
+def root(x: Array, xp: Namespace) -> Array:
+    """The square root; its slope at 0 is taken for 0: infinity would make NaN of all it is multiplied with."""
+    positive = x > 0
+    return xp.where(positive, xp.sqrt(xp.where(positive, x, xp.ones_like(x))), 0 * x)
+
+
 def where_it_lies(x: Array) -> AbstractContextManager[Any]:
     """A context in which CuPy computes on x's device, rather than on the current one; other libraries do so anyway."""
     return x.device if not is_torch_array(x) and is_cupy_array(x) else nullcontext()

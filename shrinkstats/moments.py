@@ -229,9 +229,9 @@ class Moments:
                 self.sample_weight, self.sample_mean, self.sample_m2,
                 other.sample_weight, other.sample_mean, other.sample_m2, xp,
             )  # fmt: skip
-        if self._equal_samples and other._equal_samples:
-            if self.sample_weight * other.count == other.sample_weight * self.count:  # of one size
-                sample_mean = mean  # which it is but for rounding
+        of_one_size = self.sample_weight * other.count == other.sample_weight * self.count
+        if of_one_size and self._equal_samples and other._equal_samples:
+            sample_mean = mean  # which it is but for rounding
         return Moments(
             count=self.count + other.count,
             samples=self.samples + other.samples,
