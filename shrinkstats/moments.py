@@ -27,6 +27,7 @@ from shrinkstats._arrays import (
     statistics_dtype,
     where_it_lies,
 )
+from shrinkstats.kernels import generic
 from shrinkstats.kernels.layout import outermost
 
 BLOCK = 2**20
@@ -336,6 +337,9 @@ def moments(x: Array | Iterator[Array], *, axis: int = 1, sample_axis: int | Non
 
 def _of_array(x: Array, axis: int, sample_axis: int | None) -> Moments:
     xp = namespace(x=x)
+    backend = kernels.backend(x)
+    if is_torch_array(x) and backend is not generic:
+        return backend.moments(x, *check_axes(x, axis, sample_axis))
     if is_numpy(x) and not kernels.supports(x):
         as_real("x", np.empty_like(x, shape=0), xp)  # other than numbers is an error; conversion waits
     elif not kernels.supports(x):
