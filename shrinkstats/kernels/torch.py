@@ -119,9 +119,10 @@ class _Affine(torch.autograd.Function):
         x, pivot, a, b = ctx.saved_tensors
         needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
         if torch.is_grad_enabled() or not (fits(x) and fits(g)):
-            wanted = [v for v, is_needed in zip((x, a, b), needed, strict=True) if is_needed]
             with torch.enable_grad():
+                x, a, b = (v.view_as(v) for v in (x, a, b))  # a and b come from x, which is not what is asked here
                 y = generic.affine(x, ctx.axis, pivot, a, b)
+            wanted = [v for v, is_needed in zip((x, a, b), needed, strict=True) if is_needed]
             found = iter(_plain_gradients([(y, g)], wanted))
             dx, da, db = (next(found) if is_needed else None for is_needed in needed)
             return dx, None, da, db, None
