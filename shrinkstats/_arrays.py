@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -94,8 +95,7 @@ def _register() -> None:
 
 def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> Array:
     """x as a real floating array; integers are promoted, and numbers take the dtype and device of `like`."""
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass {name}.compressed() or fill it")
+    _refuse(name, x)
     if is_array(x):
         array: Array = as_constant(x, xp)
     else:
@@ -116,6 +116,28 @@ def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> A
     if xp.isdtype(array.dtype, ("bool", "integral")):
         return xp.astype(array, xp.__array_namespace_info__().default_dtypes()["real floating"])
     raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}; take its real part or its absolute value")
+
+
+def _refuse(name: str, x: object) -> None:
+    """An error for arrays that are not what they seem."""
+    if is_torch_array(x):
+        import torch
+
+        array: Array = x
+        if array.layout != torch.strided or array.is_nested:
+            kind = "a nested tensor" if array.is_nested else f"a tensor of layout {array.layout}"
+            raise TypeError(f"{name} is {kind}; pass a dense one")
+        if array.is_quantized:
+            raise TypeError(f"{name} is a quantized tensor; pass {name}.dequantize()")
+        return
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass {name}.compressed() or fill it")
+    if isinstance(x, np.matrix):
+        raise TypeError(f"{name} is a numpy.matrix, whose * is another product; pass numpy.asarray({name})")
+    if type(x).__module__.startswith("scipy.sparse"):
+        raise TypeError(f"{name} is a sparse array of SciPy; pass {name}.toarray()")
+    if is_dask_array(x) and any(math.isnan(n) for n in x.shape):  # type: ignore[attr-defined]
+        raise ValueError(f"{name} has chunks of unknown size; call {name}.compute_chunk_sizes() first")
 
 
 def at_least_single(x: Array, xp: Namespace) -> Array:
@@ -188,16 +210,33 @@ def nonnegative(name: str, x: Array, xp: Namespace) -> Array:
     return xp.where(x < 0, xp.full_like(x, math.nan), x)
 
 
-def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool = False) -> float:
-    """x as a float above zero and at least `minimum`."""
+def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool = False, zero: bool = False) -> float:
+    """x as a float above zero, or zero if that is allowed, and at least `minimum`."""
     try:
+        if isinstance(x, (str, bytes)) or getattr(x, "ndim", 0):
+            raise TypeError
         value = float(x)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a number, got {type(x).__name__}") from error
-    if not (value > 0 and value >= minimum and (infinite or value < math.inf)):
-        bound = f"at least {minimum:g}" if minimum > 0 else "above 0"
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{name} must be a number, got {_kind(x)}") from error
+    if not ((value > 0 or (zero and value == 0)) and value >= minimum and (infinite or value < math.inf)):
+        bound = f"at least {minimum:g}" if minimum > 0 or zero else "above 0"
         raise ValueError(f"{name} must be {bound}{'' if infinite else ' and finite'}, got {value:g}")
     return value
+
+
+def whole_number(name: str, x: int) -> int:
+    """x as an integer."""
+    try:
+        if getattr(x, "ndim", 0):
+            raise TypeError
+        return operator.index(x)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a whole number, got {_kind(x)}") from error
+
+
+def _kind(x: object) -> str:
+    """What x is, in a few words; a number or a text as it stands."""
+    return repr(x) if isinstance(x, (int, float, str, bytes)) else type(x).__name__
 
 
 def check_channels(**arrays: Array) -> None:
@@ -219,4 +258,5 @@ def check_vector(name: str, x: Array) -> None:
 
 
 def is_numpy(x: object) -> bool:
-    return isinstance(x, np.ndarray) and is_numpy_array(x)
+    """Whether x is an array of NumPy that behaves as one."""
+    return isinstance(x, np.ndarray) and is_numpy_array(x) and not isinstance(x, np.matrix)

@@ -153,6 +153,7 @@ def james_stein(
     if df is not None:
         df = as_real("df", df, xp, like=mean)
         df = nonnegative("df", df, xp)
+        _check_broadcast(mean, df=df)
         known = xp.isinf(df)
         df = xp.where(known, xp.ones_like(df), df)
         noise = noise * xp.where(known, xp.ones_like(df), df / (df + 2))

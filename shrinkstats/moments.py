@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -26,6 +25,7 @@ from shrinkstats._arrays import (
     nonnegative,
     statistics_dtype,
     where_it_lies,
+    whole_number,
 )
 from shrinkstats.kernels import generic
 from shrinkstats.kernels.layout import outermost
@@ -111,7 +111,8 @@ class Moments:
         ValueError
             If `channels` is below 1.
         """
-        if operator.index(channels) < 1:
+        channels = whole_number("channels", channels)
+        if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
         zero, nan = np.zeros(channels), np.full(channels, math.nan)
         return cls(0, 0, nan, zero, zero + math.inf, zero - math.inf, 0.0, nan, zero)
@@ -130,7 +131,7 @@ class Moments:
         array of shape (c,)
             NaN where count does not exceed `ddof`.
         """
-        divisor = self.count - ddof
+        divisor = self.count - whole_number("ddof", ddof)
         return self.m2 / divisor if divisor > 0 else self.m2 * math.nan
 
     @property
@@ -244,6 +245,8 @@ class Moments:
             sample_mean=sample_mean,
             sample_m2=sample_m2,
         )
+
+    __array_ufunc__ = None  # or an array would add every element of its own
 
     def __radd__(self, other: Any) -> Moments:
         """Let ``sum(parts)`` work, which starts from the number 0."""
@@ -407,10 +410,7 @@ def check_axes(x: Array, axis: int, sample_axis: int | None) -> tuple[int, int |
         raise ValueError(f"x has chunks of unknown size (shape {shape}); call x.compute_chunk_sizes() first")
 
     def resolve(name: str, value: int) -> int:
-        try:
-            index = operator.index(value)
-        except TypeError as error:
-            raise TypeError(f"{name} must be a whole number, got {value!r}") from error
+        index = whole_number(name, value)
         if not -len(shape) <= index < len(shape):
             raise ValueError(f"{name}={value} is out of bounds for x of shape {shape}")
         return index % len(shape)

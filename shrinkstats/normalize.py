@@ -74,7 +74,7 @@ def normalize(
     """
     if not isinstance(estimator, Estimator):
         raise TypeError(f"estimator must be one of shrinkstats.estimators, such as Stein(), got {estimator!r}")
-    eps = 0.0 if eps == 0 else positive_number("eps", eps)
+    eps = positive_number("eps", eps, zero=True)
     with where_it_lies(x):
         return _normalize(x, estimator, axis, weight, bias, prior, eps)
 
@@ -93,6 +93,12 @@ def _normalize(
     else:
         m = moments(x, axis=axis, sample_axis=1 if axis == 0 else 0)
     center, scale = estimator(m, prior=prior, eps=eps)
+    for vector in (center, scale):
+        if tuple(vector.shape) != (x.shape[axis],):
+            raise ValueError(
+                f"x has {x.shape[axis]} channels, but {estimator} gave statistics of shape {tuple(vector.shape)}; "
+                "mean and var of the prior must have one entry per channel"
+            )
     slope = _channel_vector("weight", weight, center, xp) / scale if weight is not None else 1 / scale
     pivot = constant(xp.astype(xp.astype(center, _width(x, xp)), center.dtype))  # its derivative cancels
     shift = (pivot - center) * slope

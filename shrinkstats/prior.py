@@ -180,7 +180,7 @@ def stein_blend(
         if not isinstance(target, Moments):
             raise ValueError("noise is missing: pass noise=, or Moments as target, which estimate their own")
         noise = target.noise
-    return shrunken_blend(source, target, noise, 0.0 if kappa == 0 else positive_number("kappa", kappa))
+    return shrunken_blend(source, target, noise, positive_number("kappa", kappa, zero=True))
 
 
 def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float = math.inf) -> Statistics:
@@ -195,8 +195,13 @@ def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float 
         source=source.mean, target=target.mean, **{f"noise.{k}": v for k, v in parts._asdict().items()}
     )  # one library
     checked = {k: as_real(f"noise.{k}", v, xp, like=source.mean) for k, v in parts._asdict().items() if v is not None}
+    shape = np.broadcast_shapes(source.mean.shape, source.var.shape, target.mean.shape, target.var.shape)
     for name, x in checked.items():
         check_channels(**{"source": source.mean, f"noise.{name}": x})
+        if np.broadcast_shapes(shape, x.shape) != shape:
+            raise ValueError(
+                f"noise.{name} of shape {tuple(x.shape)} does not broadcast to statistics of shape {shape}"
+            )
         if name != "sd_bias":
             checked[name] = nonnegative(f"noise.{name}", x, xp)
     weights = blend_weights(source, target, SamplingNoise(*(checked.get(k) for k in SamplingNoise._fields)), kappa, xp)

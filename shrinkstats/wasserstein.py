@@ -193,7 +193,7 @@ def best_strength(source: Pair, target: Pair, *, n: float, bound: str = "upper",
     >>> print(shrinkstats.best_strength(source, target, n=8).round(3))
     [1.445]
     """
-    if bound not in ("upper", "lower"):
+    if not isinstance(bound, str) or bound not in ("upper", "lower"):
         raise ValueError(f'bound must be "upper" or "lower", got {bound!r}')
     xp, source, target = as_pair(source=source, target=target)
     n = positive_number("n", n, minimum=1)
