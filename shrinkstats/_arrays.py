@@ -101,7 +101,10 @@ def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> A
     else:
         place = {} if like is None else {"device": device_of(like)}
         if like is not None and type(x) in (int, float):
-            return xp.full((), x, dtype=like.dtype, **place)  # made there: a copy to a device would wait for it
+            try:  # made there: a copy to a device would wait for it
+                return xp.full((), float(x), dtype=like.dtype, **place)  # type: ignore[arg-type]
+            except OverflowError as error:
+                raise TypeError(f"{name} is larger than any floating-point number") from error
         try:
             host = np.asarray(x)
         except ValueError as error:

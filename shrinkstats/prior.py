@@ -194,6 +194,8 @@ def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float 
     namespace(
         source=source.mean, target=target.mean, **{f"noise.{k}": v for k, v in parts._asdict().items()}
     )  # one library
+    if noise is parts and any(v is None for v in parts):
+        raise TypeError("noise has a part that is None: SamplingNoise needs mean, sd and sd_bias")
     checked = {k: as_real(f"noise.{k}", v, xp, like=source.mean) for k, v in parts._asdict().items() if v is not None}
     shape = np.broadcast_shapes(source.mean.shape, source.var.shape, target.mean.shape, target.var.shape)
     for name, x in checked.items():

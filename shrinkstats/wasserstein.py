@@ -215,7 +215,7 @@ def _search(mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: floa
     size = flat[0].shape[0]
     step = BLOCK if can_look(mean_s) else max(size, 1)
     found = [
-        _search_block(*(xp.astype(v[i : i + step], wide) for v in flat), n=n, q=q, bound=bound, xp=xp)
+        _search_block(*(xp.astype(v[i : min(i + step, size)], wide) for v in flat), n=n, q=q, bound=bound, xp=xp)
         for i in range(0, max(size, 1), step)
     ]
     return xp.astype(xp.reshape(xp.concat(found) if len(found) > 1 else found[0], mean_s.shape), dtype)

@@ -31,6 +31,7 @@ def fits(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.layout == torch.strided
         and x.dtype in (*DTYPES, *HALF, *WHOLE)
+        and not x.is_nested
         and x.numel() > 0
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
