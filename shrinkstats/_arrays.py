@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,12 @@ def is_torch_array(x: object) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+def is_traced(x: object) -> bool:
+    """Whether x stands for an array of JAX that is yet to come: under jit, grad, vmap."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(x, jax.core.Tracer)
+
+
 def is_array(x: object) -> bool:
     """Whether x decides which library computes: NumPy's scalars and Python's numbers go with any."""
     return not isinstance(x, _FREE) and (is_torch_array(x) or is_array_api_obj(x))
@@ -52,28 +60,51 @@ def namespace(**arguments: object) -> Namespace:
         return array_api_compat.torch
     if not arrays:
         return array_namespace(np.empty(0))
-    if any(map(is_dask_array, arrays.values())):  # vectors in memory go with data that are deferred
+    if any(is_dask_array(x) or is_traced(x) for x in arrays.values()):
+        # Vectors in memory go with data that are deferred, and are constants of a function that is being traced.
         arrays = {name: x for name, x in arrays.items() if not is_numpy_array(x)}
     try:
         xp = array_namespace(*arrays.values())
     except TypeError as error:
         kinds_found = ", ".join(f"{name} is a {type(x).__module__}.{type(x).__name__}" for name, x in arrays.items())
         raise TypeError(f"arrays of different libraries: {kinds_found}; convert them to one kind first") from error
+    if any(map(is_jax_array, arrays.values())):
+        _register()
     if kind is not None:
         _known[kind] = xp
     return xp
 
 
+def as_constant(x: Array, xp: Namespace) -> Array:
+    """x; a NumPy array beside traced arrays of JAX as one of theirs."""
+    if not (is_numpy(x) and xp.__name__.startswith("jax")):
+        return x
+    import jax
+
+    with jax.ensure_compile_time_eval():  # an array with values, which may be looked at
+        return xp.asarray(x)
+
+
+@cache
+def _register() -> None:
+    """Let JAX's functions take and return Moments."""
+    from shrinkstats.moments import register_with_jax
+
+    register_with_jax()
+
+
 def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> Array:
     """x as a real floating array; integers are promoted, and numbers take the dtype and device of `like`."""
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass {name}.compressed() or fill it")
+    _refuse(name, x)
     if is_array(x):
-        array: Array = x
+        array: Array = as_constant(x, xp)
     else:
         place = {} if like is None else {"device": device_of(like)}
         if like is not None and type(x) in (int, float):
-            return xp.full((), x, dtype=like.dtype, **place)  # made there: a copy to a device would wait for it
+            try:  # made there: a copy to a device would wait for it
+                return xp.full((), float(x), dtype=like.dtype, **place)  # type: ignore[arg-type]
+            except OverflowError as error:
+                raise TypeError(f"{name} is larger than any floating-point number") from error
         try:
             host = np.asarray(x)
         except ValueError as error:
@@ -90,6 +121,28 @@ def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> A
     raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}; take its real part or its absolute value")
 
 
+def _refuse(name: str, x: object) -> None:
+    """An error for arrays that are not what they seem."""
+    if is_torch_array(x):
+        import torch
+
+        array: Array = x
+        if array.layout != torch.strided or array.is_nested:
+            kind = "a nested tensor" if array.is_nested else f"a tensor of layout {array.layout}"
+            raise TypeError(f"{name} is {kind}; pass a dense one")
+        if array.is_quantized:
+            raise TypeError(f"{name} is a quantized tensor; pass {name}.dequantize()")
+        return
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass {name}.compressed() or fill it")
+    if isinstance(x, np.matrix):
+        raise TypeError(f"{name} is a numpy.matrix, whose * is another product; pass numpy.asarray({name})")
+    if type(x).__module__.startswith("scipy.sparse"):
+        raise TypeError(f"{name} is a sparse array of SciPy; pass {name}.toarray()")
+    if is_dask_array(x) and any(math.isnan(n) for n in x.shape):  # type: ignore[attr-defined]
+        raise ValueError(f"{name} has chunks of unknown size; call {name}.compute_chunk_sizes() first")
+
+
 def at_least_single(x: Array, xp: Namespace) -> Array:
     """Half precision widened to float32: sums of squares need the exponent range."""
     return xp.astype(x, xp.float32) if xp.finfo(x.dtype).bits < 32 else x
@@ -98,6 +151,23 @@ def at_least_single(x: Array, xp: Namespace) -> Array:
 def device_of(x: Array) -> Any:
     """Where x lies, in its library's own terms."""
     return x.device if is_torch_array(x) else device(x)
+
+
+def constant(x: Array) -> Array:
+    """x, through which no gradient flows."""
+    if is_torch_array(x):
+        return x.detach()
+    if is_jax_array(x):
+        import jax
+
+        return jax.lax.stop_gradient(x)
+    return x
+
+
+def root(x: Array, xp: Namespace) -> Array:
+    """The square root; its slope at 0 is taken for 0: infinity would make NaN of all it is multiplied with."""
+    positive = x > 0
+    return xp.where(positive, xp.sqrt(xp.where(positive, x, xp.ones_like(x))), 0 * x)
 
 
 def where_it_lies(x: Array) -> AbstractContextManager[Any]:
@@ -136,22 +206,40 @@ def can_look(x: Array) -> bool:
 def nonnegative(name: str, x: Array, xp: Namespace) -> Array:
     """x, with a negative entry as an error; as NaN where looking would stall a device or break a trace."""
     if can_look(x):
-        if bool(xp.any(x < 0)):
-            raise ValueError(f"{name} must not be negative, got {float(xp.min(x)):g}")
+        seen, here = (np.asarray(x), np) if is_jax_array(x) else (x, xp)  # JAX's operations may be recorded, not done
+        if bool(here.any(seen < 0)):
+            raise ValueError(f"{name} must not be negative, got {float(here.min(seen)):g}")
         return x
     return xp.where(x < 0, xp.full_like(x, math.nan), x)
 
 
-def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool = False) -> float:
-    """x as a float above zero and at least `minimum`."""
+def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool = False, zero: bool = False) -> float:
+    """x as a float above zero, or zero if that is allowed, and at least `minimum`."""
     try:
+        if isinstance(x, (str, bytes)) or getattr(x, "ndim", 0):
+            raise TypeError
         value = float(x)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a number, got {type(x).__name__}") from error
-    if not (value > 0 and value >= minimum and (infinite or value < math.inf)):
-        bound = f"at least {minimum:g}" if minimum > 0 else "above 0"
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{name} must be a number, got {_kind(x)}") from error
+    if not ((value > 0 or (zero and value == 0)) and value >= minimum and (infinite or value < math.inf)):
+        bound = f"at least {minimum:g}" if minimum > 0 or zero else "above 0"
         raise ValueError(f"{name} must be {bound}{'' if infinite else ' and finite'}, got {value:g}")
     return value
+
+
+def whole_number(name: str, x: int) -> int:
+    """x as an integer."""
+    try:
+        if getattr(x, "ndim", 0):
+            raise TypeError
+        return operator.index(x)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a whole number, got {_kind(x)}") from error
+
+
+def _kind(x: object) -> str:
+    """What x is, in a few words; a number or a text as it stands."""
+    return repr(x) if isinstance(x, (int, float, str, bytes)) else type(x).__name__
 
 
 def check_channels(**arrays: Array) -> None:
@@ -173,4 +261,5 @@ def check_vector(name: str, x: Array) -> None:
 
 
 def is_numpy(x: object) -> bool:
-    return isinstance(x, np.ndarray) and is_numpy_array(x)
+    """Whether x is an array of NumPy that behaves as one."""
+    return isinstance(x, np.ndarray) and is_numpy_array(x) and not isinstance(x, np.matrix)

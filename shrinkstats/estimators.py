@@ -6,7 +6,6 @@ subclass of :class:`Estimator` with a method :meth:`~Estimator.statistics`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -143,9 +142,9 @@ class Stein(Estimator):
     var: str | None = "gamma"
 
     def __post_init__(self) -> None:
-        if self.mean not in ("sampling", "channel", None):
+        if self.mean is not None and not _is_one_of(self.mean, "sampling", "channel"):
             raise ValueError(f'mean must be "sampling", "channel" or None, got {self.mean!r}')
-        if self.var not in ("gamma", "channel", None):
+        if self.var is not None and not _is_one_of(self.var, "gamma", "channel"):
             raise ValueError(f'var must be "gamma", "channel" or None, got {self.var!r}')
 
     @classmethod
@@ -299,11 +298,16 @@ class RobustNorm(Estimator):
 
     def scale(self, spread: Array, eps: float) -> Array:
         """range^power + eps."""
-        return spread**self.power + eps
+        xp = namespace(spread=spread)
+        constant = spread == 0
+        return xp.where(constant, 0 * spread, xp.where(constant, xp.ones_like(spread), spread) ** self.power) + eps
 
     def scale_gradient(self, spread: Array, scale: Array) -> Array:
-        """power range^(power - 1)."""
-        return self.power * spread ** (self.power - 1)
+        """power range^(power - 1); 0 at 0, where it may be infinite: a constant channel has no direction to widen."""
+        xp = namespace(spread=spread)
+        constant = spread == 0
+        slope = self.power * xp.where(constant, xp.ones_like(spread), spread) ** (self.power - 1)
+        return xp.where(constant, xp.zeros_like(spread), slope)
 
     def tracked(self, spread: Array, count: int) -> Array:
         """The range itself."""
@@ -330,7 +334,7 @@ class Ridge(Estimator):
     strength: float = STRENGTH
 
     def __post_init__(self) -> None:
-        _check_strength(self.strength)
+        positive_number("strength", self.strength, zero=True)
 
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The ridge estimates of mean and variance."""
@@ -362,7 +366,7 @@ class Lasso(Estimator):
     strength: float = STRENGTH
 
     def __post_init__(self) -> None:
-        _check_strength(self.strength)
+        positive_number("strength", self.strength, zero=True)
 
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The soft-thresholded mean and variance."""
@@ -396,7 +400,7 @@ class PriorBlend(Estimator):
     strength: float
 
     def __post_init__(self) -> None:
-        _check_strength(self.strength, infinite=True)
+        positive_number("strength", self.strength, infinite=True, zero=True)
 
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The blend of both."""
@@ -433,8 +437,7 @@ class SteinBlend(Estimator):
     kappa: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kappa != 0:
-            positive_number("kappa", self.kappa)
+        positive_number("kappa", self.kappa, zero=True)
 
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The blend of both."""
@@ -456,6 +459,6 @@ def _required(estimator: Estimator, prior: Prior | None) -> Prior:
     return prior
 
 
-def _check_strength(strength: float, *, infinite: bool = False) -> None:
-    if not (strength >= 0 and (infinite or math.isfinite(strength))):
-        raise ValueError(f"strength must be at least 0{'' if infinite else ' and finite'}, got {strength}")
+def _is_one_of(x: object, *names: str) -> bool:
+    """Asked of anything; arrays compare to arrays."""
+    return isinstance(x, str) and x in names

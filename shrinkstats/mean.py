@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from shrinkstats._arrays import (
     as_real,
     at_least_single,
     check_vector,
+    constant,
     namespace,
     nonnegative,
 )
@@ -33,18 +35,18 @@ class Shrunk(NamedTuple):
     factor: Array
 
 
-def unit_scale(deviation: Array, xp: Namespace) -> Array:
-    """A power of two near the largest deviation: dividing by it is exact, and squares stay in range."""
-    size = xp.max(xp.abs(deviation), axis=-1, keepdims=True)
+def unit_scale(x: Array, xp: Namespace) -> Array:
+    """A power of two near the largest entry: dividing by it is exact, and squares stay in range."""
+    size = constant(xp.max(xp.abs(x), axis=-1, keepdims=True))
     ordinary = (size > 0) & xp.isfinite(size)
-    return 2.0 ** xp.floor(xp.log2(xp.where(ordinary, size, xp.ones_like(size))))
+    power = xp.floor(xp.log2(xp.where(ordinary, size, xp.ones_like(size))))
+    last = math.frexp(xp.finfo(x.dtype).max)[1] - 1.0  # just below it a logarithm is rounded up
+    return 2.0 ** xp.where(power > last, xp.full_like(power, last), power)
 
 
-def factor_from(amount: Array, squares: Array, xp: Namespace, *, positive_part: bool = True) -> Array:
-    """1 - amount / squares; 0 where squares is 0 (everything sits on the target); NaN stays NaN."""
-    nothing = squares == 0
-    if positive_part:  # decided before the division, which might overflow
-        nothing = nothing | (amount > squares)
+def factor_from(amount: Array, squares: Array, xp: Namespace) -> Array:
+    """1 - amount / squares, cut off at 0; 0 where squares is 0 (everything sits on the target); NaN stays NaN."""
+    nothing = (squares == 0) | (amount > squares)
     factor = 1 - amount / xp.where(nothing, xp.ones_like(squares), squares)
     return xp.where(nothing, xp.zeros_like(factor), factor)
 
@@ -57,14 +59,31 @@ def shrinkage_factor(
     *,
     positive_part: bool = True,
 ) -> Array:
-    """1 - amount(noise) / sum of squared deviations, where amount is linear; no intermediate over- or underflows."""
-    scale = unit_scale(deviation, xp)
+    """1 - amount(noise) / sum of squared deviations, where amount is linear; no intermediate over- or underflows.
+
+    Infinite noise counts as the largest there is.
+    """
+    noise = xp.where(xp.isinf(noise), xp.full_like(noise, xp.finfo(noise.dtype).max), noise)
+    scale, unit = unit_scale(deviation, xp), unit_scale(noise, xp)
     d = deviation / scale
-    if positive_part:  # noise that leaves nothing of any deviation may as well be less: it would overflow in its units
-        small = xp.where(scale < 1, scale, xp.ones_like(scale))
-        limit = xp.finfo(scale.dtype).max ** 0.75 * small * small
-        noise = xp.where((scale < 1) & (noise > limit), limit, noise)
-    return factor_from(amount(noise / scale / scale), xp.sum(d * d, axis=-1), xp, positive_part=positive_part)
+    squares = xp.sum(d * d, axis=-1)
+    nothing = squares == 0
+    ratio = amount(noise / unit) / xp.where(nothing, xp.ones_like(squares), squares)
+    # A power of two, infinite if the noise is so much larger; but zero times as much is zero.
+    units = xp.where(ratio == 0, xp.zeros_like(ratio), _quotient(unit, scale, xp)[..., 0])
+    if positive_part:
+        nothing = nothing | (constant(ratio) * units > 1)
+    units = xp.where(nothing, xp.zeros_like(units), units)
+    factor = 1 - ratio * units
+    return xp.where(nothing, xp.zeros_like(factor), factor)
+
+
+def _quotient(unit: Array, scale: Array, xp: Namespace) -> Array:
+    """unit / scale^2 of powers of two; 0 or infinity where it leaves the range, without a division that overflows."""
+    power = xp.log2(unit) - 2 * xp.log2(scale)
+    last = math.frexp(xp.finfo(unit.dtype).max)[1] - 1.0
+    inside = xp.where(power > last, xp.full_like(power, last), power)
+    return xp.where(power > last, xp.full_like(power, math.inf), 2.0**inside)
 
 
 def james_stein(
@@ -134,8 +153,11 @@ def james_stein(
     if df is not None:
         df = as_real("df", df, xp, like=mean)
         df = nonnegative("df", df, xp)
-        noise = noise * (1 - 2 / (df + 2))  # df / (df + 2), for infinite df too
-    target = xp.mean(mean, axis=-1, keepdims=True) if pooled else as_real("target", target, xp, like=mean)
+        _check_broadcast(mean, df=df)
+        known = xp.isinf(df)
+        df = xp.where(known, xp.ones_like(df), df)
+        noise = noise * xp.where(known, xp.ones_like(df), df / (df + 2))
+    target = _average(mean, xp) if pooled else as_real("target", target, xp, like=mean)
     _check_broadcast(mean, noise=noise, target=target)
     estimate, factor = shrink(mean, noise, xp, target=target, pooled=pooled, positive_part=positive_part)
     return Shrunk(xp.astype(estimate, original.dtype), xp.astype(factor, original.dtype))
@@ -146,14 +168,13 @@ def shrink(
     noise: Array,
     xp: Namespace,
     *,
-    target: Array | float = 0.0,
+    target: Array | None = None,
     pooled: bool = False,
     positive_part: bool = True,
 ) -> Shrunk:
-    """`james_stein` on arguments that were checked."""
+    """`james_stein` on arguments that were checked; without a target towards zero."""
     if mean.shape[-1] < (4 if pooled else 3):
         return Shrunk(mean, xp.ones_like(mean[..., 0]))
-    deviation = mean - target
     channels = mean.shape[-1]
     # Around the grand mean the deviations have c - 1 degrees of freedom: their covariance has trace
     # (c - 1)/c sum v, and no eigenvalue above max v.
@@ -164,8 +185,26 @@ def shrink(
         return xp.where(amount < 0, xp.zeros_like(amount), amount)
 
     noise = xp.broadcast_to(noise, mean.shape)
-    factor = shrinkage_factor(deviation, noise, bock, xp, positive_part=positive_part)
-    return Shrunk(target + factor[..., None] * deviation, factor)
+    if target is None:
+        factor = shrinkage_factor(mean, noise, bock, xp, positive_part=positive_part)
+        return Shrunk(factor[..., None] * mean, factor)
+    smaller = _smaller(mean, target, xp)  # all that follows is multiplied by it
+    deviation = smaller * mean - smaller * target
+    factor = shrinkage_factor(deviation, smaller * smaller * noise, bock, xp, positive_part=positive_part)
+    return Shrunk((smaller * target + factor[..., None] * deviation) / smaller, factor)
+
+
+def _average(mean: Array, xp: Namespace) -> Array:
+    """The grand mean; the sum may leave the range."""
+    scale = unit_scale(mean, xp)
+    return scale * xp.mean(mean / scale, axis=-1, keepdims=True)
+
+
+def _smaller(mean: Array, target: Array, xp: Namespace) -> Array:
+    """1; a quarter where a difference might leave the range."""
+    limit = float(xp.finfo(mean.dtype).max) / 4
+    large = xp.any((xp.abs(mean) > limit) | (xp.abs(target) > limit), axis=-1, keepdims=True)
+    return xp.where(large, xp.full_like(mean[..., :1], 0.25), xp.ones_like(mean[..., :1]))
 
 
 def channel_james_stein(mean: Array) -> Shrunk:

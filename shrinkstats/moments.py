@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -17,6 +16,7 @@ from shrinkstats import _moments_file, kernels
 from shrinkstats._arrays import (
     Array,
     Namespace,
+    as_constant,
     as_real,
     check_channels,
     is_numpy,
@@ -25,7 +25,9 @@ from shrinkstats._arrays import (
     nonnegative,
     statistics_dtype,
     where_it_lies,
+    whole_number,
 )
+from shrinkstats.kernels import generic
 from shrinkstats.kernels.layout import outermost
 
 BLOCK = 2**20
@@ -109,7 +111,8 @@ class Moments:
         ValueError
             If `channels` is below 1.
         """
-        if operator.index(channels) < 1:
+        channels = whole_number("channels", channels)
+        if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
         zero, nan = np.zeros(channels), np.full(channels, math.nan)
         return cls(0, 0, nan, zero, zero + math.inf, zero - math.inf, 0.0, nan, zero)
@@ -128,7 +131,7 @@ class Moments:
         array of shape (c,)
             NaN where count does not exceed `ddof`.
         """
-        divisor = self.count - ddof
+        divisor = self.count - whole_number("ddof", ddof)
         return self.m2 / divisor if divisor > 0 else self.m2 * math.nan
 
     @property
@@ -143,10 +146,15 @@ class Moments:
         if self.samples < 2:
             return self.var(ddof=1) / self.count if self.count else self.m2 * math.nan
         squares = self.sample_m2
-        if self.sample_mean is not self.mean:  # samples of different sizes
+        if not self._equal_samples:
             offset = self.sample_mean - self.mean
             squares = squares + self.sample_weight * offset * offset
         return squares * self.noise_scale
+
+    @property
+    def _equal_samples(self) -> bool:
+        """Whether the samples are known to be of one size; where it is forgotten, the means still are equal."""
+        return self.sample_mean is self.mean
 
     @property
     def noise_scale(self) -> float:
@@ -217,11 +225,15 @@ class Moments:
         if not other.count or not self.count:
             return self if self.count else other
         xp = namespace(left=self.mean, right=other.mean)
-        mean, m2 = _merge(self.count, self.mean, self.m2, other.count, other.mean, other.m2)
-        sample_mean, sample_m2 = _merge(
-            self.sample_weight, self.sample_mean, self.sample_m2,
-            other.sample_weight, other.sample_mean, other.sample_m2,
-        )  # fmt: skip
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity has a mean, and no variance
+            mean, m2 = _merge(self.count, self.mean, self.m2, other.count, other.mean, other.m2, xp)
+            sample_mean, sample_m2 = _merge(
+                self.sample_weight, self.sample_mean, self.sample_m2,
+                other.sample_weight, other.sample_mean, other.sample_m2, xp,
+            )  # fmt: skip
+        of_one_size = self.sample_weight * other.count == other.sample_weight * self.count
+        if of_one_size and self._equal_samples and other._equal_samples:
+            sample_mean = mean  # which it is but for rounding
         return Moments(
             count=self.count + other.count,
             samples=self.samples + other.samples,
@@ -234,6 +246,8 @@ class Moments:
             sample_m2=sample_m2,
         )
 
+    __array_ufunc__ = None  # or an array would add every element of its own
+
     def __radd__(self, other: Any) -> Moments:
         """Let ``sum(parts)`` work, which starts from the number 0."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
@@ -242,11 +256,25 @@ class Moments:
         return f"Moments({self.mean.shape[0]} channels, count={self.count}, samples={self.samples})"
 
 
-def _merge(n_a: float, mean_a: Array, m2_a: Array, n_b: float, mean_b: Array, m2_b: Array) -> tuple[Array, Array]:
+def _merge(
+    n_a: float, mean_a: Array, m2_a: Array, n_b: float, mean_b: Array, m2_b: Array, xp: Namespace
+) -> tuple[Array, Array]:
     """Chan's formula: mean and sum of squared deviations of two weighted groups together."""
-    share = n_b / (n_a + n_b)
+    share_a, share_b = n_a / (n_a + n_b), n_b / (n_a + n_b)
     difference = mean_b - mean_a
-    return mean_a + difference * share, m2_a + m2_b + difference * difference * (n_a * share)
+    apart = ~xp.isfinite(difference)  # infinity, or numbers as far apart as can be
+    mean = xp.where(apart, mean_a * share_a + mean_b * share_b, mean_a + difference * share_b)
+    m2 = m2_a + m2_b + difference * (difference * (n_a * share_b))
+    return mean, xp.where(xp.isinf(mean), mean * math.nan, m2)
+
+
+def register_with_jax() -> None:
+    """Make Moments a tree of vectors for JAX, whose counts are constants of what it compiles."""
+    import jax
+
+    constants = ("count", "samples", "sample_weight")
+    vectors = [f.name for f in fields(Moments) if f.name not in constants]
+    jax.tree_util.register_dataclass(Moments, data_fields=vectors, meta_fields=list(constants))
 
 
 def _on_host(x: Any) -> np.ndarray[Any, Any]:
@@ -312,6 +340,9 @@ def moments(x: Array | Iterator[Array], *, axis: int = 1, sample_axis: int | Non
 
 def _of_array(x: Array, axis: int, sample_axis: int | None) -> Moments:
     xp = namespace(x=x)
+    backend = kernels.backend(x)
+    if is_torch_array(x) and backend is not generic:
+        return backend.moments(x, *check_axes(x, axis, sample_axis))
     if is_numpy(x) and not kernels.supports(x):
         as_real("x", np.empty_like(x, shape=0), xp)  # other than numbers is an error; conversion waits
     elif not kernels.supports(x):
@@ -379,10 +410,7 @@ def check_axes(x: Array, axis: int, sample_axis: int | None) -> tuple[int, int |
         raise ValueError(f"x has chunks of unknown size (shape {shape}); call x.compute_chunk_sizes() first")
 
     def resolve(name: str, value: int) -> int:
-        try:
-            index = operator.index(value)
-        except TypeError as error:
-            raise TypeError(f"{name} must be a whole number, got {value!r}") from error
+        index = whole_number(name, value)
         if not -len(shape) <= index < len(shape):
             raise ValueError(f"{name}={value} is out of bounds for x of shape {shape}")
         return index % len(shape)
@@ -413,9 +441,11 @@ def as_statistics(name: str, x: Any) -> Statistics:
     return Statistics(mean, var)
 
 
-def as_pair(source: Any, target: Any) -> tuple[Namespace, Statistics, Statistics]:
-    """Source and target statistics that go together."""
-    source, target = as_statistics("source", source), as_statistics("target", target)
-    xp = namespace(source=source.mean, target=target.mean)
-    check_channels(source=source.mean, target=target.mean)
-    return xp, source, target
+def as_pair(**pair: Any) -> tuple[Namespace, Statistics, Statistics]:
+    """Two sets of statistics that go together, given by the names that the caller knows them by."""
+    checked = {name: as_statistics(name, x) for name, x in pair.items()}
+    means = {name: x.mean for name, x in checked.items()}
+    xp = namespace(**means)
+    check_channels(**means)
+    first, second = (Statistics(*(as_constant(v, xp) for v in x)) for x in checked.values())
+    return xp, first, second

@@ -6,7 +6,15 @@ import math
 from typing import Any
 
 from shrinkstats import kernels
-from shrinkstats._arrays import Array, as_real, namespace, positive_number, where_it_lies
+from shrinkstats._arrays import (
+    Array,
+    as_constant,
+    as_real,
+    constant,
+    namespace,
+    positive_number,
+    where_it_lies,
+)
 from shrinkstats.estimators import Estimator
 from shrinkstats.moments import check_axes, moments
 
@@ -65,7 +73,7 @@ def normalize(
     """
     if not isinstance(estimator, Estimator):
         raise TypeError(f"estimator must be one of shrinkstats.estimators, such as Stein(), got {estimator!r}")
-    eps = 0.0 if eps == 0 else positive_number("eps", eps)
+    eps = positive_number("eps", eps, zero=True)
     with where_it_lies(x):
         return _normalize(x, estimator, axis, weight, bias, prior, eps)
 
@@ -74,6 +82,7 @@ def _normalize(
     x: Array, estimator: Estimator, axis: int, weight: Array | None, bias: Array | None, prior: Any, eps: float
 ) -> Array:
     xp = namespace(x=x, weight=weight, bias=bias)
+    x = as_constant(x, xp)
     x = x if kernels.supports(x) else as_real("x", x, xp)
     axis, _ = check_axes(x, axis, None)
     if math.prod(x.shape) == 0:
@@ -83,8 +92,14 @@ def _normalize(
     else:
         m = moments(x, axis=axis, sample_axis=1 if axis == 0 else 0)
     center, scale = estimator(m, prior=prior, eps=eps)
+    for vector in (center, scale):
+        if tuple(vector.shape) != (x.shape[axis],):
+            raise ValueError(
+                f"x has {x.shape[axis]} channels, but {estimator} gave statistics of shape {tuple(vector.shape)}; "
+                "mean and var of the prior must have one entry per channel"
+            )
     slope = _channel_vector("weight", weight, center, xp) / scale if weight is not None else 1 / scale
-    pivot = xp.astype(xp.astype(center, _width(x, xp)), center.dtype)
+    pivot = constant(xp.astype(xp.astype(center, _width(x, xp)), center.dtype))  # its derivative cancels
     shift = (pivot - center) * slope
     if bias is not None:
         shift = shift + _channel_vector("bias", bias, center, xp)

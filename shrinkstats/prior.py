@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shrinkstats._arrays import Array, Namespace, as_real, check_channels, namespace, nonnegative, positive_number
+from shrinkstats._arrays import Array, Namespace, as_real, check_channels, namespace, nonnegative, positive_number, root
 from shrinkstats.mean import shrinkage_factor
 from shrinkstats.moments import Moments, Statistics, as_pair, as_statistics
 
@@ -85,22 +85,24 @@ def blend(
     >>> shrinkstats.blend(source, target, n=8, strength=16)
     Statistics(mean=array([ 0.16666667, -0.33333333]), var=array([0.75      , 1.66666667]))
     """
-    xp, source, target = as_pair(source, target)
-    weight = prior_weight(strength, positive_number("n", n), xp, like=source.mean)
-    check_channels(source=source.mean, strength=weight)
-    return Statistics(
-        weight * source.mean + (1 - weight) * target.mean,
-        weight * source.var + (1 - weight) * target.var,
-    )
+    xp, source, target = as_pair(source=source, target=target)
+    weight, own = weights(strength, positive_number("n", n), xp, source, target)
+    return Statistics(weight * source.mean + own * target.mean, weight * source.var + own * target.var)
 
 
-def prior_weight(strength: Array | float, n: float, xp: Namespace, *, like: Array) -> Array:
-    """N / (N + n), for N from 0 to infinity."""
-    namespace(source=like, strength=strength)  # one library
-    strength = nonnegative("strength", as_real("strength", strength, xp, like=like), xp)
-    infinite = xp.isinf(strength)
-    finite = xp.where(infinite, xp.ones_like(strength), strength)
-    return xp.where(infinite, xp.ones_like(strength), finite / (finite + n))
+def weights(
+    strength: Array | float, n: float, xp: Namespace, source: Statistics, target: Statistics
+) -> tuple[Array, Array]:
+    """N / (N + n) and n / (N + n), for N from 0 to infinity."""
+    namespace(source=source.mean, target=target.mean, strength=strength)  # one library
+    strength = nonnegative("strength", as_real("strength", strength, xp, like=source.mean), xp)
+    check_channels(source=source.mean, strength=strength)
+    one, zero = xp.ones_like(strength), xp.zeros_like(strength)
+    infinite, large = xp.isinf(strength), strength > n
+    smaller = xp.where(large, one * n, strength) / xp.where(large & ~infinite, strength, one * n)
+    smaller = xp.where(infinite, zero, smaller)  # over the larger of both
+    total = 1 + smaller
+    return xp.where(large, one, smaller) / total, xp.where(large, smaller, one) / total
 
 
 def stein_blend(
@@ -178,7 +180,7 @@ def stein_blend(
         if not isinstance(target, Moments):
             raise ValueError("noise is missing: pass noise=, or Moments as target, which estimate their own")
         noise = target.noise
-    return shrunken_blend(source, target, noise, 0.0 if kappa == 0 else positive_number("kappa", kappa))
+    return shrunken_blend(source, target, noise, positive_number("kappa", kappa, zero=True))
 
 
 def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float = math.inf) -> Statistics:
@@ -187,20 +189,29 @@ def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float 
     quick = _compiled(source, target, noise, kappa, share)
     if quick is not None:
         return quick
-    xp, source, target = as_pair(source, target)
+    xp, source, target = as_pair(source=source, target=target)
     parts = noise if isinstance(noise, SamplingNoise) else SamplingNoise(noise, None, None)
-    namespace(source=source.mean, **{f"noise.{k}": v for k, v in parts._asdict().items()})  # one library
+    namespace(
+        source=source.mean, target=target.mean, **{f"noise.{k}": v for k, v in parts._asdict().items()}
+    )  # one library
+    if noise is parts and any(v is None for v in parts):
+        raise TypeError("noise has a part that is None: SamplingNoise needs mean, sd and sd_bias")
     checked = {k: as_real(f"noise.{k}", v, xp, like=source.mean) for k, v in parts._asdict().items() if v is not None}
+    shape = np.broadcast_shapes(source.mean.shape, source.var.shape, target.mean.shape, target.var.shape)
     for name, x in checked.items():
         check_channels(**{"source": source.mean, f"noise.{name}": x})
+        if np.broadcast_shapes(shape, x.shape) != shape:
+            raise ValueError(
+                f"noise.{name} of shape {tuple(x.shape)} does not broadcast to statistics of shape {shape}"
+            )
         if name != "sd_bias":
             checked[name] = nonnegative(f"noise.{name}", x, xp)
     weights = blend_weights(source, target, SamplingNoise(*(checked.get(k) for k in SamplingNoise._fields)), kappa, xp)
     w, w_spread = (share * v[..., None] for v in weights)
-    mean = source.mean + w * (target.mean - source.mean)
+    mean = source.mean + (w * target.mean - w * source.mean)  # their difference might leave the range
     if "sd" not in checked:
         return Statistics(mean, (1 - w_spread) * source.var + w_spread * target.var)
-    sd = (1 - w_spread) * xp.sqrt(source.var) + w_spread * unbiased_sd(source, target, checked["sd_bias"], xp)
+    sd = (1 - w_spread) * root(source.var, xp) + w_spread * unbiased_sd(source, target, checked["sd_bias"], xp)
     return Statistics(mean, sd * sd)
 
 
@@ -230,14 +241,14 @@ def blend_weights(
     votes = votes | xp.isnan(source.var)
     one, zero = xp.ones_like(source.var), xp.zeros_like(source.var)
     var = xp.where(votes, source.var, one)
-    sd = xp.sqrt(var)
+    sd = root(var, xp)
 
     def weight(deviation: Array, spread: Array) -> Array:
         deviation = xp.where(votes, deviation, zero)
         spread = xp.where(votes, xp.broadcast_to(spread, deviation.shape), zero)
         return shrinkage_factor(deviation, spread, lambda v: kappa * xp.sum(v, axis=-1), xp)
 
-    shift = (target.mean - source.mean) / sd
+    shift = (target.mean / 2 - source.mean / 2) / (sd / 2)
     if noise.sd is None:
         w = weight(shift, noise.mean / var)
         return w, w
@@ -251,8 +262,8 @@ def unbiased_sd(source: Statistics, target: Statistics, bias: Array, xp: Namespa
     """The target's standard deviation without the bias of small batches; the source's where batches have none."""
     correction = 1 + bias
     seen = correction > 0  # one number a channel has no spread, and says nothing of it
-    sd = xp.sqrt(target.var) / xp.where(seen, correction, xp.ones_like(correction))
-    return xp.where(seen | xp.isnan(correction), sd, xp.sqrt(source.var))
+    sd = root(target.var, xp) / xp.where(seen, correction, xp.ones_like(correction))
+    return xp.where(seen | xp.isnan(correction), sd, root(source.var, xp))
 
 
 def as_prior(prior: Any) -> Prior:

@@ -102,5 +102,5 @@ def lasso_statistics(batch: Statistics, n: float, strength: float, xp: Namespace
 
 
 def _checked(batch: Statistics | Moments, n: float, strength: float) -> tuple[Statistics, float, float]:
-    strength = 0.0 if strength == 0 else positive_number("strength", strength)
+    strength = positive_number("strength", strength, zero=True)
     return as_statistics("batch", batch), positive_number("n", n), strength

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
-import numpy as np
+from array_api_compat import is_dask_array
 
-from shrinkstats._arrays import Array, Namespace, check_channels, positive_number, statistics_dtype
+from shrinkstats._arrays import (
+    Array,
+    Namespace,
+    can_look,
+    constant,
+    is_torch_array,
+    namespace,
+    positive_number,
+    root,
+    statistics_dtype,
+)
 from shrinkstats.moments import Moments, Statistics, as_pair
-from shrinkstats.prior import prior_weight
+from shrinkstats.prior import weights
 
 Pair = Statistics | Moments
+
+GRID, SPACING = 112, 0.25
+"""The search looks at N = n exp(i SPACING) for i from -GRID to GRID first."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+ACCURACY = 2e-9
+"""Of the logarithm of N."""
+BLOCK = 2**14
+"""Channels searched at a time."""
 
 
 def wasserstein2(a: Pair, b: Pair, *, normalized: bool = False) -> Array:
@@ -48,8 +68,8 @@ def wasserstein2(a: Pair, b: Pair, *, normalized: bool = False) -> Array:
     >>> shrinkstats.wasserstein2(Statistics(np.zeros(2), np.ones(2)), Statistics(np.array([0.5, 3]), np.full(2, 0.25)))
     array([0.5 , 9.25])
     """
-    xp, a, b = as_pair(a, b)
-    mean, sd = a.mean - b.mean, xp.sqrt(a.var) - xp.sqrt(b.var)
+    xp, a, b = as_pair(a=a, b=b)
+    mean, sd = a.mean - b.mean, root(a.var, xp) - root(b.var, xp)
     if normalized:
         unit = xp.sqrt(a.var)
         mean, sd = mean / unit, sd / unit
@@ -106,36 +126,36 @@ def wasserstein_bounds(
     >>> print(lower.round(4), upper.round(4))
     [0.0306] [0.0521]
     """
-    xp, source, target = as_pair(source, target)
+    xp, source, target = as_pair(source=source, target=target)
     n = positive_number("n", n, minimum=1)
-    weight = prior_weight(strength, n, xp, like=source.mean)
-    check_channels(source=source.mean, strength=weight)
-    return _bounds(weight, source, target, n, _quantile(n, alpha), xp)
+    return _bounds(*weights(strength, n, xp, source, target), source, target, n, _quantile(n, alpha), xp)
 
 
 def _quantile(n: float, alpha: float) -> float:
-    from scipy.special import chdtri
+    from scipy.special import gammaincinv
 
     alpha = positive_number("alpha", alpha)
     if alpha >= 1:
         raise ValueError(f"alpha must be below 1, got {alpha:g}")
-    return float(chdtri(n - 1, 1 - alpha / 2)) if n > 1 else 0.0
+    return 2 * float(gammaincinv((n - 1) / 2, alpha / 2)) if n > 1 else 0.0
 
 
 def _bounds(
-    weight: Array, source: Statistics, target: Statistics, n: float, q: float, xp: Namespace
+    weight: Array, own: Array, source: Statistics, target: Statistics, n: float, q: float, xp: Namespace
 ) -> tuple[Array, Array]:
-    """Prop. 1 in terms of the prior's weight N / (N + n), finite from N = 0 to infinity."""
-    own = 1 - weight
+    """Prop. 1 in terms of the weights N / (N + n) and n / (N + n), finite from N = 0 to infinity."""
     blended = weight * source.var + own * ((n - 1) / n) * target.var
-    deviation = xp.sqrt(target.var) - xp.sqrt(blended)
+    # sd_t - sd of the blend, of which a large N leaves but a few digits, as a difference of variances over a sum.
+    sd, both = root(blended, xp), target.var > 0
+    total = xp.where(both, root(target.var, xp) + sd, xp.ones_like(sd))
+    deviation = xp.where(both, (weight * (target.var - source.var) + own / n * target.var) / total, -sd)
     shift = weight * (target.mean - source.mean)
     lower = deviation * deviation + shift * shift + own * own / n * target.var
     # sd_t^5 X^(-3/2) as var_t (var_t / X)^(3/2), which overflows only where the bound does.
     certain = (target.var == 0) | (own == 0) | (n == 1)
     smallest = weight * source.var + own * (q / n) * target.var
     ratio = xp.where(certain, xp.zeros_like(smallest), target.var) / xp.where(certain, xp.ones_like(smallest), smallest)
-    return lower, lower + target.var * ratio**1.5 * (own * own * ((n - 1) / (2 * n * n)))
+    return lower, lower + target.var * (ratio * root(ratio, xp)) * (own * own * ((n - 1) / (2 * n * n)))
 
 
 def best_strength(source: Pair, target: Pair, *, n: float, bound: str = "upper", alpha: float = 0.05) -> Array:
@@ -173,30 +193,72 @@ def best_strength(source: Pair, target: Pair, *, n: float, bound: str = "upper",
     >>> print(shrinkstats.best_strength(source, target, n=8).round(3))
     [1.445]
     """
-    if bound not in ("upper", "lower"):
+    if not isinstance(bound, str) or bound not in ("upper", "lower"):
         raise ValueError(f'bound must be "upper" or "lower", got {bound!r}')
-    xp, source, target = as_pair(source, target)
+    xp, source, target = as_pair(source=source, target=target)
     n = positive_number("n", n, minimum=1)
-    q = _quantile(n, alpha)
-    zero = 0 * (source.mean + target.mean + source.var + target.var)
+    search = partial(_search, n=n, q=_quantile(n, alpha), bound=bound)
+    vectors = xp.broadcast_arrays(*source, *target)
+    if not is_torch_array(vectors[0]) and is_dask_array(vectors[0]):
+        return xp.map_blocks(search, *vectors, dtype=xp.result_type(*vectors), meta=vectors[0]._meta)
+    return search(*vectors)
+
+
+def _search(mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: float, q: float, bound: str) -> Array:
+    """The best strengths for statistics of one shape; of ordinary arrays a block at a time, to keep them in a cache."""
+    vectors = (mean_s, var_s, mean_t, var_t)
+    xp = namespace(x=mean_s)
+    dtype = xp.result_type(*vectors)
     # The bottom of a valley is flat: in single precision the search would see but three digits of N.
-    dtype, wide = zero.dtype, statistics_dtype(zero, xp)
-    zero, *vectors = (xp.astype(v, wide) for v in (zero, *source, *target))
-    source, target = Statistics(*vectors[:2]), Statistics(*vectors[2:])
+    wide = statistics_dtype(xp.astype(mean_s, dtype), xp)
+    flat = [constant(xp.reshape(v, (-1,))) for v in vectors]
+    size = flat[0].shape[0]
+    step = BLOCK if can_look(mean_s) else max(size, 1)
+    found = [
+        _search_block(*(xp.astype(v[i : min(i + step, size)], wide) for v in flat), n=n, q=q, bound=bound, xp=xp)
+        for i in range(0, max(size, 1), step)
+    ]
+    return xp.astype(xp.reshape(xp.concat(found) if len(found) > 1 else found[0], mean_s.shape), dtype)
 
-    def value(weight: Array) -> Array:
-        return _bounds(weight, source, target, n, q, xp)[bound == "upper"]
 
-    # The bound may have several valleys: a grid over log(N/n) first, then finer grids around the best point.
-    best, half, points = zero, 28.0, 281
-    while half > 1e-9:
-        grid = [best + half * (2 * i / (points - 1) - 1) for i in range(points)]
-        values = xp.stack([value(1 / (1 + xp.exp(-u))) for u in grid], axis=0)
-        index = xp.astype(xp.argmin(values, axis=0), zero.dtype)
-        best = best + half * (2 * index / (points - 1) - 1)
-        half, points = 2 * half / (points - 1) * 2, 21
-    inside = value(1 / (1 + xp.exp(-best)))
-    none, all_ = value(zero), value(zero + 1)
+def _search_block(
+    mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: float, q: float, bound: str, xp: Namespace
+) -> Array:
+    source, target = Statistics(mean_s, var_s), Statistics(mean_t, var_t)
+
+    def at(weight: Any, own: Any) -> Array:
+        return _bounds(weight, own, source, target, n, q, xp)[bound == "upper"]
+
+    def value(u: Array) -> Array:
+        """The bound at N = n exp(u)."""
+        smaller = xp.exp(-xp.abs(u))
+        own = xp.where(u > 0, smaller, xp.ones_like(u)) / (1 + smaller)
+        return at(xp.where(u > 0, xp.ones_like(u), smaller) / (1 + smaller), own)
+
+    # The bound may have several valleys: a grid over log(N/n) first.
+    zero = xp.zeros_like(mean_s)
+    best, least = zero, zero + math.inf
+    for i in range(-GRID, GRID + 1):
+        smaller = math.exp(-abs(i) * SPACING)
+        pair = (1 / (1 + smaller), smaller / (1 + smaller))
+        found = at(*(zero + v for v in (pair if i > 0 else pair[::-1])))
+        best = xp.where(found < least, zero + i * SPACING, best)
+        least = xp.where(found < least, found, least)
+    # Then a golden section of the stretch between the neighbours of the best point.
+    low, high = best - SPACING, best + SPACING
+    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+    at_left, at_right = value(left), value(right)
+    width = 2 * SPACING
+    while width > ACCURACY:
+        lower = at_left < at_right
+        low, high = xp.where(lower, low, left), xp.where(lower, right, high)
+        new = xp.where(lower, high - GOLDEN * (high - low), low + GOLDEN * (high - low))
+        at_new = value(new)
+        left, right = xp.where(lower, new, right), xp.where(lower, left, new)
+        at_left, at_right = xp.where(lower, at_new, at_right), xp.where(lower, at_left, at_new)
+        width *= GOLDEN
+    best = (low + high) / 2
+    inside, none, all_ = value(best), at(zero, zero + 1), at(zero + 1, zero)
     strength = xp.where(none <= inside, zero, n * xp.exp(best))
     strength = xp.where(all_ < xp.minimum(none, inside), zero + math.inf, strength)
-    return xp.astype(xp.where(xp.isnan(inside), zero + np.nan, strength), dtype)
+    return xp.where(xp.isnan(inside), zero + math.nan, strength)

@@ -83,7 +83,7 @@ def simulate_blend_distance(
     >>> bool(lower[0] - 4 * error[0] < mean[0] < upper[0] + 4 * error[0])
     True
     """
-    _, source, target = as_pair(source, target)
+    _, source, target = as_pair(source=source, target=target)
     if operator.index(n) < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     if operator.index(replicates) < 2:

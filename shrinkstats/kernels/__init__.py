@@ -9,9 +9,9 @@ pass              reads       gives
 `combine`         x, g        ``a[c] * g + b[c] * (x - mean) + d[c]``, where d may differ between samples
 ================  ==========  =======================================================================
 
-One file a backend: `cpu` (Numba, NumPy arrays of any strides), `cupy` (CUDA, through `cuda` and `passes.cu`), `dask`
-(deferred, chunk by chunk; the forward passes) and `generic` (array operations, any library; the forward passes, whose
-gradients the libraries find themselves).
+One file a backend: `cpu` (Numba, NumPy arrays of any strides), `torch` (the same for tensors on the CPU, with
+gradients), `cupy` (CUDA, through `cuda` and `passes.cu`), `dask` (deferred, chunk by chunk; the forward passes) and
+`generic` (array operations, any library; the forward passes, whose gradients the libraries find themselves).
 """
 
 from __future__ import annotations
@@ -42,7 +42,12 @@ def backend(x: Array) -> ModuleType:
         from shrinkstats.kernels import cupy
 
         return cupy
-    if not is_torch_array(x) and is_dask_array(x):
+    if is_torch_array(x):
+        from shrinkstats.kernels import torch
+
+        if torch.fits(x):
+            return torch
+    elif is_dask_array(x):
         from shrinkstats.kernels import dask
 
         return dask

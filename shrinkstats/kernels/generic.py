@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from shrinkstats._arrays import Array, at_least_single, namespace, statistics_dtype
+from typing import Any
+
+from shrinkstats._arrays import Array, at_least_single, constant, namespace, statistics_dtype
 
 
 def along(vector: Array, axis: int, ndim: int, xp: object) -> Array:
@@ -13,23 +15,34 @@ def along(vector: Array, axis: int, ndim: int, xp: object) -> Array:
 
 
 def moments(x: Array, axis: int, sample_axis: int | None) -> tuple[Array, Array, Array, Array, Array]:
-    """Per channel: mean, sum of squared deviations, minimum, maximum, and the same sum for the samples' means."""
+    """Per channel: mean, sum of squared deviations, minimum, maximum, and the same sum for the samples' means.
+
+    Statistics may be of float32. So everything is summed around a pivot, in two steps: a sum of numbers around the
+    middle of the range finds a point close to the mean, and one of numbers around that point finds the mean. The pivot
+    is a constant: what it adds to a derivative would cancel, but for rounding.
+    """
     xp = namespace(x=x)
     x = xp.astype(x, statistics_dtype(x, xp))
     others = tuple(i for i in range(x.ndim) if i != axis)
     within = tuple(i for i in others if i != sample_axis)
+    low, high = xp.min(x, axis=others), xp.max(x, axis=others)
+    pivot = _finite(constant(low / 2 + high / 2), xp)
+    pivot = pivot + _finite(constant(xp.mean(x - along(pivot, axis, x.ndim, xp), axis=others)), xp)
+    deviation = x - along(pivot, axis, x.ndim, xp)
     if sample_axis is None or not within:
-        mean = xp.mean(x, axis=others)
-        deviation = x - along(mean, axis, x.ndim, xp)
-        sample_m2 = m2 = xp.sum(deviation * deviation, axis=others)
+        mean, sample_m2 = xp.mean(deviation, axis=others), None
     else:
-        means = xp.mean(x, axis=within)
+        means = xp.mean(deviation, axis=within)
         means = means if sample_axis < axis else xp.permute_dims(means, (1, 0))
         mean = xp.mean(means, axis=0)
-        deviation = x - along(mean, axis, x.ndim, xp)
-        m2 = xp.sum(deviation * deviation, axis=others)
         sample_m2 = xp.sum((means - mean) ** 2, axis=0)
-    return mean, m2, xp.min(x, axis=others), xp.max(x, axis=others), sample_m2
+    deviation = deviation - along(mean, axis, x.ndim, xp)
+    m2 = xp.sum(deviation * deviation, axis=others)
+    return pivot + mean, m2, low, high, m2 if sample_m2 is None else sample_m2
+
+
+def _finite(x: Array, xp: Any) -> Array:
+    return xp.where(xp.isfinite(x), x, xp.zeros_like(x))
 
 
 def affine(x: Array, axis: int, pivot: Array, a: Array, b: Array) -> Array:

@@ -1,0 +1,200 @@
+"""Vectors near the ends of the range, against exact fractions; slopes where a variance is zero."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import shrinkstats
+from shrinkstats import Prior, SamplingNoise, Statistics
+from shrinkstats.estimators import BatchStatistics, PriorBlend, RobustNorm, Stein, SteinBlend
+
+pytestmark = [pytest.mark.core, pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")]
+
+LARGEST = np.finfo(float).max
+SIZES = [5e-324, 1e-310, 1e-200, 1e-154, 1.0, 1e154, 1e200, 1e307, LARGEST]
+
+
+def exact_james_stein(mean, noise, target=0, df=None, pooled=False, positive_part=True):
+    """Bock's factor by fractions, which have no range."""
+    mean, noise = [Fraction(float(v)) for v in mean], [Fraction(float(v)) for v in noise]
+    c = len(mean)
+    share = Fraction(c - 1, c) if pooled else 1
+    target = sum(mean) / c if pooled else Fraction(target)
+    scale = 1 if df is None else Fraction(df) / (Fraction(df) + 2)
+    d = [m - target for m in mean]
+    amount = max(share * sum(noise) - 2 * max(noise), 0) * scale
+    squares = sum(v * v for v in d)
+    factor = 1 - amount / squares if squares else Fraction(0)
+    factor = max(factor, 0) if positive_part else factor
+    return [target + factor * v for v in d], factor
+
+
+def number(x):
+    try:
+        return float(x)
+    except OverflowError:
+        return math.copysign(math.inf, x)
+
+
+@pytest.mark.parametrize("options", [{}, {"df": 1e-3}, {"pooled": True}, {"target": 1e308}, {"positive_part": False}])
+def test_james_stein(options):
+    rng = np.random.default_rng(0)
+    given = {("target" if k == "pooled" else k): ("mean" if k == "pooled" else v) for k, v in options.items()}
+    for size in SIZES:
+        for noise_size in SIZES:
+            for common in (True, False):
+                mean = rng.uniform(-1, 1, 6) * size
+                noise = np.full(6, noise_size) if common else rng.uniform(0.3, 1, 6) * noise_size
+                found = shrinkstats.james_stein(mean, noise_size if common else noise, **given)
+                estimate, factor = exact_james_stein(mean, noise, **options)
+                scale = max(abs(number(v)) for v in estimate)
+                near = abs(1 - factor)  # cancellation costs digits of the factor, not of the estimate
+                assert math.isclose(found.factor, number(factor), rel_tol=1e-12, abs_tol=number(min(near, 1)) * 1e-13)
+                if math.isfinite(scale) and (factor == 0 or abs(factor) > 1e-290):
+                    top = max(scale, number(near) * size if options.get("positive_part") else 0, size)
+                    np.testing.assert_allclose(
+                        found.estimate, [number(v) for v in estimate], rtol=1e-11, atol=1e-13 * top
+                    )
+
+
+def test_more_noise_than_there_are_numbers():
+    assert shrinkstats.james_stein(np.ones(5), 1e308).factor == 0
+    assert shrinkstats.james_stein(np.ones(5), math.inf).factor == 0
+    assert shrinkstats.james_stein(np.ones(5), [1, 1, 1, 1, math.inf]).factor == 1  # its channel alone is no company
+    assert shrinkstats.james_stein(np.ones(5, "float32"), 1e39).factor == 0
+    assert np.isnan(shrinkstats.james_stein(np.ones(5), math.nan).factor)
+    np.testing.assert_allclose(shrinkstats.james_stein(np.full(5, LARGEST), 1.0, target="mean").estimate, LARGEST)
+    np.testing.assert_allclose(shrinkstats.channel_james_stein(np.full(5, LARGEST)).estimate, LARGEST)
+
+
+def test_blends():
+    one = np.ones(3)
+    a, b = Statistics(-LARGEST * one, one), Statistics(LARGEST * one, LARGEST * one)
+    half = shrinkstats.blend(a, b, n=4, strength=4)
+    np.testing.assert_allclose(half.mean, 0)
+    np.testing.assert_allclose(half.var, LARGEST / 2)
+    for strength in (1.5e308, 1e-320, 1e300):
+        expected = float(Fraction(strength) / (Fraction(strength) + Fraction(1.2e308)))
+        found = shrinkstats.blend(Statistics(one, one), Statistics(0 * one, one), n=1.2e308, strength=strength)
+        np.testing.assert_allclose(found.mean, expected, rtol=1e-14)
+    np.testing.assert_array_equal(shrinkstats.stein_blend(a, b, noise=one).mean, LARGEST)
+    np.testing.assert_array_equal(shrinkstats.stein_blend(a, Statistics(-a.mean, one), noise=1e308).mean, LARGEST)
+
+
+def test_bounds_of_large_strengths_and_small_alphas():
+    mpmath = pytest.importorskip("mpmath")
+    source, target = Statistics(np.array([0.2]), np.array([1.0])), Statistics(np.array([0.2]), np.array([1.0]))
+    with mpmath.workdps(60):
+        for n, strength, alpha in [(8, 1e9, 0.05), (8, 1e12, 0.5), (8, 4.0, 1e-12), (8, 4.0, 1e-16), (3, 0.5, 1e-30)]:
+            half = mpmath.mpf(n - 1) / 2
+            guess = 2 * (mpmath.mpf(alpha) / 2 * mpmath.gamma(half + 1)) ** (1 / half)
+            p = mpmath.mpf(alpha) / 2
+            q = mpmath.findroot(lambda q: mpmath.log(mpmath.gammainc(half, 0, q / 2, regularized=True) / p), guess)
+            total = mpmath.mpf(strength) + n
+            blended = strength / total + (n - 1) / total
+            lower = (1 - mpmath.sqrt(blended)) ** 2 + n / total**2
+            upper = lower + (n - 1) / (2 * total**2) * (strength / total + q / total) ** mpmath.mpf("-1.5")
+            found = shrinkstats.wasserstein_bounds(source, target, n=n, strength=strength, alpha=alpha)
+            np.testing.assert_allclose([v[0] for v in found], [float(lower), float(upper)], rtol=1e-11)
+
+
+def constant_data():
+    x = np.random.default_rng(0).normal(size=(6, 4, 5))
+    x[:, 1] = 3.0
+    return x
+
+
+@pytest.mark.parametrize("rule", [BatchStatistics(), Stein(), RobustNorm(), PriorBlend(3.0), SteinBlend()], ids=str)
+@pytest.mark.parametrize("library", ["torch", "jax"])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_gradients_of_a_constant_channel(rule, library, calibrated):
+    module = pytest.importorskip("jax.numpy" if library == "jax" else library)
+    jax = pytest.importorskip("jax")
+    with jax.enable_x64(True):
+        x, one = constant_data(), np.ones(4)
+        noise = SamplingNoise(*(module.asarray(v * one) for v in (0.05, 0.02, -0.01))) if calibrated else None
+        prior = Prior(module.asarray(0 * one), module.asarray(one), noise)
+        g = np.random.default_rng(1).normal(size=x.shape)
+
+        def loss(v):
+            return (shrinkstats.normalize(v, rule, prior=prior) * module.asarray(g)).sum()
+
+        if library == "jax":
+            found = np.asarray(jax.grad(loss)(x))
+        else:
+            leaf = module.asarray(x).requires_grad_()
+            found = module.autograd.grad(loss(leaf), leaf)[0].numpy()
+        assert np.isfinite(found).all()
+        h = 1e-6
+        for at in [(0, 0, 0), (3, 2, 4), (5, 3, 1)]:  # where nothing is constant, finite differences know
+            step = np.zeros_like(x)
+            step[at] = h
+            slope = (float(loss(module.asarray(x + step))) - float(loss(module.asarray(x - step)))) / (2 * h)
+            np.testing.assert_allclose(found[at], slope, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_slopes_of_the_distance_where_a_variance_is_zero(normalized):
+    torch = pytest.importorskip("torch")
+    mean, one = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    var_a = torch.tensor([1.0 if normalized else 0.0, 2.0, 1.0], dtype=torch.float64).requires_grad_()
+    var_b = torch.tensor([0.0, 0.0, 4.0], dtype=torch.float64).requires_grad_()
+
+    def distance(a, b):
+        return shrinkstats.wasserstein2(Statistics(mean, a), Statistics(one, b), normalized=normalized)
+
+    on_a, on_b = torch.autograd.grad(distance(var_a, var_b).sum(), (var_a, var_b))
+    assert bool(on_a.isfinite().all() and on_b.isfinite().all())
+    assert on_b[:2].tolist() == [0, 0]
+    for i in (1, 2):
+        step = 1e-6 * torch.eye(3, dtype=torch.float64)[i]
+        slope = (distance(var_a + step, var_b) - distance(var_a - step, var_b)).sum() / 2e-6
+        torch.testing.assert_close(on_a[i], slope.detach(), rtol=1e-6, atol=1e-8)
+
+
+def test_a_constant_channel_in_a_network():
+    torch = pytest.importorskip("torch")
+    layers = pytest.importorskip("shrinkstats.adapters.torch")
+    layer = layers.ShrinkBatchNorm2d(4, BatchStatistics())
+    batches = [torch.randn(8, 4, 5, 5, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    for x in batches:
+        layer(x)
+    layers.adapt(layers.calibrate(layer, batches).eval())
+    x = batches[0].clone()
+    x[:, 1] = 2.0
+    x.requires_grad_()
+    y = layer(x)
+    y.pow(2).sum().backward()
+    assert bool(x.grad.isfinite().all())
+    rough = layers.ShrinkBatchNorm2d(4, RobustNorm())
+    x.grad = None
+    rough(x).pow(3).sum().backward()
+    assert bool(x.grad.isfinite().all())
+
+
+def test_the_strengths_of_many_channels_need_little_memory():
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    source, target = (Statistics(rng.normal(size=40_000), rng.uniform(0.1, 3, 40_000)) for _ in range(2))
+    tracemalloc.start()
+    best = shrinkstats.best_strength(source, target, n=8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * best.nbytes
+    part = slice(39_990, None)
+    alone = shrinkstats.best_strength(*(Statistics(s.mean[part], s.var[part]) for s in (source, target)), n=8)
+    np.testing.assert_array_equal(best[part], alone)
+
+
+def test_the_strengths_of_a_dask_array_are_a_task_a_chunk():
+    da = pytest.importorskip("dask.array")
+    rng = np.random.default_rng(0)
+    parts = [rng.uniform(0.1, 2, 8) for _ in range(4)]
+    source, target = (Statistics(*(da.from_array(v, chunks=3) for v in pair)) for pair in (parts[:2], parts[2:]))
+    found = shrinkstats.best_strength(source, target, n=8)
+    assert len(found.__dask_graph__()) < 100
+    expected = shrinkstats.best_strength(Statistics(*parts[:2]), Statistics(*parts[2:]), n=8)
+    np.testing.assert_array_equal(found.compute(), expected)

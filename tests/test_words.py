@@ -1,0 +1,195 @@
+"""Every argument of every public function, given anything: it works, or an error names the argument."""
+
+import datetime
+import decimal
+import importlib
+import inspect
+import re
+import warnings
+
+import numpy as np
+import pytest
+
+import shrinkstats
+from shrinkstats import Moments, SamplingNoise, Statistics, estimators
+from shrinkstats.estimators import BatchStatistics, PriorBlend
+
+pytestmark = pytest.mark.core
+
+V = np.array([1.0, 2.0, 3.0, 4.0])
+S = Statistics(V, V)
+X = np.arange(24.0).reshape(2, 4, 3)
+
+
+def made(module, make):
+    """Something of a library that may not be there."""
+    try:
+        return make(importlib.import_module(module))
+    except ImportError:
+        return None
+
+
+def odd_values():
+    values = {
+        "matrix": np.asmatrix(V),
+        "objects": np.array([1.0, 2.0, 3.0, None], dtype=object),
+        "numbers as objects": V.astype(object),
+        "dates": np.array(["2020-01-01"] * 4, dtype="datetime64[D]"),
+        "timedeltas": np.arange(4, dtype="timedelta64[s]"),
+        "strings": np.array(list("abcd")),
+        "bytes": np.array([b"a"] * 4),
+        "structured": np.zeros(4, dtype=[("a", float), ("b", int)]),
+        "void": np.zeros(4, "V8"),
+        "masked": np.ma.masked_array(V, mask=[0, 1, 0, 0]),
+        "complex": V + 1j,
+        "list": [1, 2, 3, 4],
+        "nested list": [[1, 2, 3, 4]] * 2,
+        "ragged list": [[1], [2, 3]],
+        "list of strings": list("abcd"),
+        "list of None": [None] * 4,
+        "list of dates": [datetime.date(2020, 1, 1)] * 4,
+        "decimals": [decimal.Decimal(1)] * 4,
+        "huge integers": [10**400] * 4,
+        "huge integer": 10**400,
+        "set": {1, 2},
+        "dictionary": {"a": 1},
+        "text": "abcd",
+        "number as text": "2",
+        "function": len,
+        "class": np.ndarray,
+        "None": None,
+        "true": True,
+        "number": 2.5,
+        "NaN": float("nan"),
+        "no axes": np.array(2.0),
+        "long double": V.astype(np.longdouble),
+        "other byte order": V.astype(">f8" if np.little_endian else "<f8"),
+        "booleans": V > 2,
+        "integers": V.astype(int),
+        "memory": memoryview(V),
+        "empty": np.empty(0),
+        "Series": made("pandas", lambda pandas: pandas.Series(V)),
+        "Series of text": made("pandas", lambda pandas: pandas.Series(list("abcd"))),
+        "categories": made("pandas", lambda pandas: pandas.Series(list("abab"), dtype="category")),
+        "nullable": made("pandas", lambda pandas: pandas.Series([1, 2, 3, None], dtype="Int64")),
+        "DataFrame": made("pandas", lambda pandas: pandas.DataFrame({"a": V, "b": list("abcd")})),
+        "sparse": made("scipy.sparse", lambda sparse: sparse.eye(4)),
+        "Dask, unknown": made("dask.array", lambda da: (lambda v: v[v > 2])(da.from_array(V))),
+        "sparse tensor": made("torch", lambda torch: torch.eye(4).to_sparse()),
+        "quantized": made("torch", lambda torch: torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.quint8)),
+        "complex tensor": made("torch", lambda torch: torch.ones(4, dtype=torch.complex64)),
+        "nested tensor": made("torch", lambda torch: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])),
+    }
+    return {name: value for name, value in values.items() if value is not None or name == "None"}
+
+
+@pytest.fixture(scope="module")
+def odd():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy.matrix, quantization and nested tensors are to go
+        return odd_values()
+
+
+GOOD = {
+    "james_stein": {"mean": V, "noise": V, "target": V, "df": 3.0, "positive_part": True},
+    "channel_james_stein": {"mean": V},
+    "gamma_stein": {"var": V, "n": 4},
+    "ridge": {"batch": S, "n": 4, "strength": 1.0},
+    "soft_threshold": {"batch": S, "n": 4, "strength": 1.0},
+    "blend": {"source": S, "target": S, "n": 4, "strength": 1.0},
+    "stein_blend": {"source": S, "target": S, "noise": V, "kappa": 1.0},
+    "wasserstein2": {"a": S, "b": S, "normalized": False},
+    "wasserstein_bounds": {"source": S, "target": S, "n": 4, "strength": 1.0, "alpha": 0.05},
+    "best_strength": {"source": S, "target": S, "n": 4, "bound": "upper", "alpha": 0.05},
+    "moments": {"x": X, "axis": 1, "sample_axis": 0},
+    "normalize": {"x": X, "estimator": PriorBlend(1.0), "axis": 1, "weight": V, "bias": V, "prior": S, "eps": 1e-5},
+    "Stein": {"mean": "sampling", "var": "gamma"},
+    "RobustNorm": {"power": 0.2},
+    "Ridge": {"strength": 1.0},
+    "Lasso": {"strength": 1.0},
+    "PriorBlend": {"strength": 1.0},
+    "SteinBlend": {"kappa": 1.0},
+}
+FLAGS = ("positive_part", "normalized")  # truth is asked of anything
+PAIRS = [(f, a) for f, arguments in GOOD.items() for a, v in arguments.items() if isinstance(v, Statistics)]
+
+
+def function(name):
+    return getattr(shrinkstats, name, None) or getattr(estimators, name)
+
+
+def check(call, name, kind):
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            call()
+        except (TypeError, ValueError) as error:
+            found = f"{type(error).__name__}: {error}"
+        else:
+            return
+    assert re.search(rf"(?<![\w.]){name}\b", found), f"{kind}: {found}"
+
+
+def test_every_public_function_is_here():
+    public = {n for n in shrinkstats.__all__ if inspect.isfunction(getattr(shrinkstats, n))}
+    rules = {n for n in estimators.__all__ if inspect.signature(getattr(estimators, n)).parameters and n != "Estimator"}
+    assert public | rules == set(GOOD)
+    for name, arguments in GOOD.items():
+        assert list(inspect.signature(function(name)).parameters) == list(arguments)
+        function(name)(**arguments)
+
+
+@pytest.mark.parametrize(("name", "argument"), [(f, a) for f in GOOD for a in GOOD[f] if a not in FLAGS])
+def test_any_argument(name, argument, odd):
+    for kind, value in odd.items():
+        check(lambda v=value: function(name)(**GOOD[name] | {argument: v}), argument, kind)
+
+
+@pytest.mark.parametrize("part", ["mean", "var"])
+@pytest.mark.parametrize(("name", "argument"), PAIRS)
+def test_parts_of_statistics(name, argument, part, odd):
+    for kind, value in odd.items():
+        pair = S._replace(**{part: value})
+        check(lambda p=pair: function(name)(**GOOD[name] | {argument: p}), argument, kind)
+
+
+@pytest.mark.parametrize("part", SamplingNoise._fields)
+def test_parts_of_the_noise(part, odd):
+    for kind, value in odd.items():
+        noise = SamplingNoise(V, V, 0 * V)._replace(**{part: value})
+        check(lambda n=noise: shrinkstats.stein_blend(S, S, noise=n), "noise", kind)
+
+
+def test_methods(odd):
+    m = shrinkstats.moments(X)
+    for kind, value in odd.items():
+        if kind != "huge integer":  # for which there is no memory
+            check(lambda v=value: Moments.empty(v), "channels", kind)
+        check(lambda v=value: m.var(v), "ddof", kind)
+        check(lambda v=value: m + v, "Moments", kind)
+        if isinstance(value, np.ndarray):
+            with pytest.raises(TypeError):
+                value + m
+        check(lambda v=value: BatchStatistics()(v), "Moments", kind)
+
+
+@pytest.mark.parametrize("kind", ["matrix", "masked", "complex", "dates", "objects", "strings", "structured"])
+def test_refused_at_all(kind, odd):
+    """Not read as something else, by any function that takes arrays."""
+    for name, argument in [("james_stein", "mean"), ("james_stein", "noise"), ("moments", "x"), ("normalize", "x"),
+                           ("normalize", "weight"), ("gamma_stein", "var"), ("blend", "strength")]:  # fmt: skip
+        with pytest.raises(TypeError, match=rf"\b{argument}\b"):
+            function(name)(**GOOD[name] | {argument: odd[kind]})
+    for argument in ("a", "b"):
+        with pytest.raises(TypeError, match=rf"\b{argument}\.mean\b"):
+            shrinkstats.wasserstein2(**GOOD["wasserstein2"] | {argument: Statistics(odd[kind], V)})
+    with pytest.raises(ValueError, match=r"b\.var must not be negative"):
+        shrinkstats.wasserstein2(S, Statistics(V, -V))
+
+
+def test_tables_of_pandas_are_arrays():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X[:, :, 0])
+    np.testing.assert_array_equal(shrinkstats.moments(frame).mean, shrinkstats.moments(X[:, :, 0]).mean)
+    ours = shrinkstats.james_stein(pandas.Series(V), [0.1] * 4)
+    np.testing.assert_array_equal(ours.estimate, shrinkstats.james_stein(V, 0.1).estimate)
