@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import re
+import secrets
+import shutil
+import stat
+import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+LONGEST_SUFFIX = 32  # bytes; what is longer is no format that a writer would know
 
 
 class UsageError(ValueError):
@@ -127,11 +134,62 @@ def _number(path: Path, line: int, column: int, cell: str, names: list[str] | No
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write under, renamed to `path` once everything is written."""
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary name to write under, renamed to `path` once everything is written and on disk.
+
+    The name is nobody else's, and ends as `path` does. A link stays one, and what it points to is replaced; a file that
+    exists keeps its permissions. A pipe or a device gets the bytes once all are there.
+    """
+    path = Path(path)
+    try:
+        before = path.stat()  # of what a link points to
+        if stat.S_ISDIR(before.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        target = Path(os.path.realpath(path)) if stat.S_ISREG(before.st_mode) else None
+    except FileNotFoundError:
+        before, target = None, Path(os.path.realpath(path))
+    folder = Path(tempfile.gettempdir()) if target is None else target.parent
+    ending = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+    temporary = folder / f".{secrets.token_hex(8)}{ending}"
+    mode = _mode_of_new(temporary, path)
     try:
         yield temporary
-        os.replace(temporary, path)
+        if target is None:
+            with temporary.open("rb") as source, path.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+            return
+        temporary.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        _onto_disk(temporary)
+        if before is not None:
+            mode = stat.S_IMODE(before.st_mode)
+            if os.name == "posix":
+                with suppress(OSError):  # another's file, in a folder that is ours
+                    os.chown(temporary, before.st_uid, before.st_gid)
+        temporary.chmod(mode)
+        os.replace(temporary, target)
+        if os.name == "posix":
+            with suppress(OSError):  # some file systems know no such thing
+                _onto_disk(folder)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _mode_of_new(temporary: Path, path: Path) -> int:
+    """The permissions that a new file gets there; an error names the path that was asked for."""
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    mode = stat.S_IMODE(temporary.stat().st_mode)
+    temporary.unlink()  # so that a writer that wrote elsewhere is noticed
+    return mode
+
+
+def _onto_disk(path: Path) -> None:
+    """Wait until a file, or a folder's names, would survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
