@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 import re
 import secrets
@@ -11,6 +12,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+SUM = "checksum"
 LONGEST_SUFFIX = 32  # bytes; what is longer is no format that a writer would know
 
 
@@ -57,7 +60,11 @@ def _read_npy(path: Path) -> np.ndarray[Any, Any]:
     # Mapped, not loaded: a header that promises terabytes then fails instead of allocating them.
     # Not np.load, which takes whatever lacks the magic string for a pickle and suggests to allow that.
     with _damage(path):
-        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
+        mapped = np.lib.format.open_memmap(path, mode="r")
+        more = path.stat().st_size - mapped.offset - mapped.nbytes
+        if more:
+            raise ValueError(f"it is {more} bytes longer than its header says")
+        return np.asarray(mapped)
 
 
 def _read_npz(path: Path, key: str | None) -> np.ndarray[Any, Any]:
@@ -71,7 +78,19 @@ def _read_npz(path: Path, key: str | None) -> np.ndarray[Any, Any]:
             raise UsageError(f"{path} holds several arrays: choose one by --key {'|'.join(names)}")
         if key is not None and key not in names:
             raise UsageError(f"{path} holds no array {key!r}; there is {', '.join(names)}")
-        return np.asarray(archive[names[0] if key is None else key])
+        with archive.zip.open(f"{names[0] if key is None else key}.npy") as member:
+            found = np.lib.format.read_array(member, allow_pickle=False)
+            if member.read(1):  # its sum is compared with the archive's at the end, and not before
+                raise ValueError("it is longer than its header says")
+        return np.asarray(found)
+
+
+def check_sums(path: Path) -> None:
+    """Compare the content of a zip file with its checksums, for readers that do not; other files have none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (name := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {name} does not fit")
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray[Any, Any], list[str] | None]:
@@ -131,6 +150,24 @@ def _number(path: Path, line: int, column: int, cell: str, names: list[str] | No
     hint = "; decimals take a point" if re.fullmatch(r"\s*[-+]?\d*,\d+\s*", cell) else ""
     shown = cell if len(cell) <= 40 else cell[:40] + "..."
     raise ValueError(f"{path}, row {line}, column {column + 1}{name}: expected a number, got {shown!r}{hint}")
+
+
+def signed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a JSON file, and a number by which `verified` sees that none of it has changed."""
+    return {**content, SUM: _sum(content)}
+
+
+def verified(content: dict[str, Any]) -> bool:
+    """Take that number away again: whether there was one, as older files have none; ValueError if it does not fit."""
+    if SUM not in content:
+        return False
+    if content.pop(SUM) != _sum(content):
+        raise ValueError("it was damaged or changed after it was written: its checksum does not fit")
+    return True
+
+
+def _sum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 @contextmanager
