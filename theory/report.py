@@ -237,11 +237,11 @@ def _plausible(row: Row) -> bool:
     means, squares = (t.estimator, t.baseline, t.difference), (t.estimator_m2, t.baseline_m2, t.difference_m2)
     if not row.lower <= row.upper or any(m2 < 0 for m2 in squares):
         return False
-    if not all(map(math.isfinite, means)):  # infinite losses were seen; without a bound their difference is NaN
-        return not (math.isnan(t.estimator) or math.isnan(t.baseline))
+    if any(map(math.isinf, means[:2])):  # infinite losses were seen; two of them leave no difference
+        return not any(map(math.isnan, means[:2]))
     unit = ROUNDED * (abs(t.estimator) + abs(t.baseline))
     between = t.smallest - unit <= t.difference <= t.largest + unit
-    return between and abs(t.estimator - t.baseline - t.difference) <= unit and not any(map(math.isnan, squares))
+    return between and abs(t.estimator - t.baseline - t.difference) <= unit and all(map(math.isfinite, squares))
 
 
 def _plain(value: Any) -> Any:
