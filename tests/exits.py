@@ -172,7 +172,7 @@ def main() -> int:
         states = LAYERS + STATES
     compile_all()
     for _ in range(arguments.load):
-        if not (child := os.fork()):
+        if not os.fork():
             parent = os.getppid()
             while os.getppid() == parent:
                 sum(range(10000))

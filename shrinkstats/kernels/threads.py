@@ -7,8 +7,8 @@ do neither.
 Work is cut into chunks that whoever is free takes next. The calling thread is one of the workers and waits only for
 chunks that another has begun: on a busy machine a helper that comes late costs nothing.
 
-A thread that comes back from compiled code to an interpreter that has gone takes the process down. So helpers end before
-the interpreter does, and it waits for passes that others' daemon threads are in the middle of.
+A thread that comes back from compiled code to an interpreter that has gone takes the process down. So helpers end
+before the interpreter does, and it waits for passes that others' daemon threads are in the middle of.
 """
 
 from __future__ import annotations
