@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from shrinkstats.estimators import Estimator, Stein
 from shrinkstats.moments import Moments
 
 __all__ = ["SteinScaler"]
+
+FITTED = ("moments_", "mean_", "scale_", "n_samples_seen_", "n_features_in_", "feature_names_in_")
 
 
 class SteinScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -96,9 +100,11 @@ class SteinScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         ValueError
             If the data are not finite numbers in a table, or too few rows for the estimator.
         """
-        self._forget()
-        self.partial_fit(X)
-        self._check_statistics()
+        with self._or_as_before():
+            for name in FITTED:
+                vars(self).pop(name, None)
+            self.partial_fit(X)
+            self._check_statistics()
         return self
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> SteinScaler:
@@ -127,12 +133,12 @@ class SteinScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         if not isinstance(estimator, Estimator):
             raise TypeError(f"estimator must be one of shrinkstats.estimators, such as Stein(), got {estimator!r}")
         first = not hasattr(self, "moments_")
-        x = self._table(X, reset=first)
-        found = moments(x)
-        self.moments_: Moments = found if first else self.moments_ + found
-        self.n_samples_seen_ = self.moments_.samples
-        self.mean_, scale = estimator(self.moments_, prior=self.prior, eps=0.0)
-        self.scale_ = np.where(scale == 0, 1.0, scale)
+        with self._or_as_before():
+            found = moments(self._table(X, reset=first))
+            self.moments_: Moments = found if first else self.moments_ + found
+            self.n_samples_seen_ = self.moments_.samples
+            self.mean_, scale = estimator(self.moments_, prior=self.prior, eps=0.0)
+            self.scale_ = np.where(scale == 0, 1.0, scale)
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
@@ -188,10 +194,16 @@ class SteinScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         self._check_statistics()
         return x
 
-    def _forget(self) -> None:
-        for name in ("moments_", "mean_", "scale_", "n_samples_seen_"):
-            if hasattr(self, name):
-                delattr(self, name)
+    @contextmanager
+    def _or_as_before(self) -> Iterator[None]:
+        """Whatever fails, nothing of it stays: rows would be counted twice when it is tried again."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def _check_statistics(self) -> None:
         if not (np.isfinite(self.mean_).all() and np.isfinite(self.scale_).all()):

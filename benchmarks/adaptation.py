@@ -35,6 +35,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.charts import STATIC
 from benchmarks.record import load, save, side_by_side
+from shrinkstats._files import whole
 from shrinkstats.adapters import models
 from shrinkstats.adapters.datasets import read_cifar10
 from shrinkstats.adapters.robustness import CORRUPTIONS, corrupt
@@ -216,7 +217,8 @@ def draw(result: Row, path: Path) -> None:
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    with whole(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
     plt.close(figure)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.layers import ORDERS, WHATS, geometric_mean, ratios
 from benchmarks.record import load
+from shrinkstats._files import whole
 from shrinkstats.theory import bayes_risk, james_stein_risk, minimax_risk
 
 STATIC = Path(__file__).parents[1] / "docs" / "_static"
@@ -50,7 +51,8 @@ def layers() -> Path:
     )
     path = STATIC / "layers.svg"
     STATIC.mkdir(exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    with whole(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
     plt.close(figure)
     return path
 
@@ -74,7 +76,8 @@ def risks() -> Path:
     panels[0].set_ylabel("risk")
     panels[-1].legend(frameon=False, fontsize=9, loc="center right")
     path = STATIC / "risks.svg"
-    figure.savefig(path, metadata={"Date": None})
+    with whole(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
     plt.close(figure)
     return path
 

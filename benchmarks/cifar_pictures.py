@@ -40,6 +40,7 @@ from benchmarks.cifar_results import (
     share,
 )
 from benchmarks.record import load
+from shrinkstats._files import whole
 from shrinkstats.adapters.torch.landscape import Landscape
 
 LOOKS = {  # norm -> colour and marker; the others are in the tables
@@ -307,7 +308,8 @@ def draw(name: str, folder: Path = STATIC) -> list[Path]:
     for part, figure in figures.items():
         if figure is not None:
             written.append(folder / f"{name}_{part}.svg")
-            figure.savefig(written[-1], metadata={"Date": None})
+            with whole(written[-1]) as temporary:
+                figure.savefig(temporary, metadata={"Date": None})
             plt.close(figure)
     return written
 

@@ -17,6 +17,7 @@ from benchmarks.charts import STATIC
 from benchmarks.cifar_results import norm_name
 from benchmarks.cityscapes_tables import CONDITIONS, STATISTICS
 from benchmarks.record import load
+from shrinkstats._files import whole
 
 LOOKS = {"running": ("#666666", "s"), "batch": ("#0072B2", "o"), "stein_blend": ("#E69F00", ">")}
 WIDTH = 0.14  # between the ways of a condition
@@ -76,7 +77,8 @@ def draw(name: str, folder: Path = STATIC) -> Path:
     """Write the picture of a recorded result."""
     figure = conditions(load(name))
     path = folder / f"{name}.svg"
-    figure.savefig(path, metadata={"Date": None})
+    with whole(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
     plt.close(figure)
     return path
 

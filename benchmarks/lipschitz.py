@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.record import load, save
 from shrinkstats import Prior
+from shrinkstats._files import whole
 from shrinkstats.adapters.datasets import read_cifar10
 from shrinkstats.adapters.models import resnet20
 from shrinkstats.adapters.torch import ShrinkBatchNorm2d, calibrate
@@ -127,7 +128,8 @@ def chart() -> Path:
     figure.tight_layout(rect=(0, 0.075, 1, 1))
     path = STATIC / "lipschitz.svg"
     STATIC.mkdir(exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    with whole(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
     plt.close(figure)
     return path
 

@@ -28,6 +28,7 @@ from benchmarks.adaptation import STEIN, STRENGTHS, TRAINED, accuracies
 from benchmarks.charts import STATIC
 from benchmarks.record import load, save
 from shrinkstats import Moments, Statistics, moments, wasserstein_bounds
+from shrinkstats._files import whole
 from shrinkstats.adapters.robustness import GROUPS, corrupt
 from shrinkstats.adapters.torch import ShrinkBatchNorm2d, adapt, reset, shift_report
 
@@ -105,7 +106,8 @@ def finish(figure: Figure, axis: Axes, name: str, columns: int) -> None:
     """One legend for all panels, and the file."""
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
     path = STATIC / f"{name}.svg"
-    figure.savefig(path, metadata={"Date": None})
+    with whole(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
     plt.close(figure)
     print(f"written: {path.name}")
 

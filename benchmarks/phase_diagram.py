@@ -26,6 +26,7 @@ from matplotlib.colors import Normalize
 from PIL import Image
 
 from benchmarks.record import RESULTS, load, save
+from shrinkstats._files import whole
 from shrinkstats.theory.dominance import verify_dominance
 from shrinkstats.theory.noise import ClippedCauchy, Gaussian, Noise, Rademacher, Sparse, TruncatedGaussian, Uniform
 from shrinkstats.theory.rules import ChannelJamesStein, JamesStein
@@ -120,7 +121,8 @@ def draw(result: dict[str, Any], model: str, common: bool) -> Path:
     bar.set_ticks(range(-FAR, FAR + 1), labels=[f"1/{2**-k}" if k < 0 else f"{2**k}" for k in range(-FAR, FAR + 1)])
     figure.text(0.918, 0.22, "bold: worse\n?: open", fontsize=8, va="top")
     path = STATIC / f"phase_{model.lower()}_{'common' if common else 'each'}.png"
-    figure.savefig(path, dpi=100)
+    with whole(path) as temporary:
+        figure.savefig(temporary, dpi=100)
     plt.close(figure)
     with Image.open(path) as image:
         image.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)

@@ -18,6 +18,7 @@ from benchmarks.cifar_pictures import LOOKS
 from benchmarks.cifar_results import norm_name
 from benchmarks.ppmi_tables import ATTACKS, NETS
 from benchmarks.record import load
+from shrinkstats._files import whole
 
 WIDTH = 0.14  # between the norms of a condition
 
@@ -70,7 +71,8 @@ def draw(name: str, folder: Path = STATIC) -> Path:
     """Write the picture of a recorded result."""
     figure = under_attack(load(name))
     path = folder / f"{name}.svg"
-    figure.savefig(path, metadata={"Date": None})
+    with whole(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
     plt.close(figure)
     return path
 

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from shrinkstats._files import whole
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("shrinkstats", "numpy", "scipy", "numba", "torch")
 
@@ -37,9 +39,8 @@ def save(name: str, result: Mapping[str, Any]) -> Path:
     content = {"command": command, "date": date.today().isoformat(), "machine": machine(), **result}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
     return path
 
 

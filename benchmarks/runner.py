@@ -17,6 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from shrinkstats._files import signed, verified
 from shrinkstats.adapters.training import Step, fit, save_weights
 
 Row = dict[str, Any]
@@ -82,13 +83,16 @@ class Cells:
         if not text.endswith("\n"):
             self._append("\n")
         first, *lines = text.splitlines()
-        if json.loads(first) != settings:
+        if _parsed(first) != settings:
             raise SystemExit(f"{path} holds cells of other settings: {first}\nremove it, or choose another --output")
-        for line in lines:
-            try:
-                known = json.loads(line)
-            except json.JSONDecodeError:  # cut off when the benchmark was stopped
+        for number, line in enumerate(lines, 2):
+            known = _parsed(line)
+            if known is None:  # cut off when the benchmark was stopped
                 continue
+            try:
+                verified(known)
+            except ValueError as error:
+                raise SystemExit(f"{path}, line {number}: {error}; remove the line to measure it again") from error
             if known != settings:  # two processes may have begun the file at once
                 self.rows.append(known)
 
@@ -107,7 +111,7 @@ class Cells:
         """Keep a row, from now on."""
         self.rows.append(new)
         if first_rank():
-            self._append(json.dumps(new) + "\n")
+            self._append(json.dumps(signed(new)) + "\n")
 
     def training(self, run: Any) -> Row | None:
         """What is known of the training of a network."""
@@ -123,6 +127,15 @@ class Cells:
 
     def __contains__(self, wanted: Row) -> bool:
         return any(all(known.get(name) == value for name, value in wanted.items()) for known in self.rows)
+
+
+def _parsed(line: str) -> Row | None:
+    """A line of the file, unless it is not whole."""
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return content if isinstance(content, dict) else None
 
 
 class Log:

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.markdown import markdown, source
 from benchmarks.record import load
+from shrinkstats._files import whole
 
 Row = dict[str, Any]
 LOOKS = {  # rival -> colour and marker
@@ -73,7 +74,8 @@ def picture() -> Path:
         axis.set_axisbelow(True)
         axis.legend(frameon=False, fontsize=8)
     path = STATIC / "scale.svg"
-    figure.savefig(path, metadata={"Date": None})
+    with whole(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
     plt.close(figure)
     return path
 

@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.charts import STATIC
 from benchmarks.record import load, save
+from shrinkstats._files import whole
 from shrinkstats.adapters.datasets import read_cifar10
 from shrinkstats.adapters.models import resnet20
 from shrinkstats.adapters.robustness import GROUPS, corrupt
@@ -66,7 +67,8 @@ def draw(path: Path) -> None:
     axis.grid(color="#dddddd")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+    with whole(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
     plt.close(figure)
 
 

@@ -20,6 +20,7 @@ from benchmarks.adaptation import accuracies
 from benchmarks.layers import ORDERS, geometric_mean, ratios
 from benchmarks.markdown import markdown, source
 from benchmarks.record import load
+from shrinkstats._files import whole
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -424,7 +425,8 @@ def main() -> None:
         if (new := filled(text, missing)) != text:
             stale.append(path.relative_to(ROOT))
             if not check:
-                path.write_text(new)
+                with whole(path) as temporary:
+                    temporary.write_text(new)
     for path in stale:
         print(f"{path}: {'out of date; run python -m benchmarks.tables' if check else 'written'}")
     for name in missing:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks.adaptation import MEAN, STD
 from benchmarks.cifar10_data import Data, Shuffled
 from benchmarks.runner import Log
+from shrinkstats._files import whole
 from shrinkstats.adapters import models
 from shrinkstats.adapters.attacks import Standardized
 from shrinkstats.adapters.training import fit, save_weights
@@ -59,7 +60,8 @@ def main() -> None:
     right = accuracy(seen, data.test, data.test_labels)
     save_weights(net, args.output)
     how = {name: value for name, value in vars(args).items() if name not in ("data", "output")}
-    args.output.with_suffix(".json").write_text(json.dumps({**how, "accuracy": right}, indent=1) + "\n")
+    with whole(args.output.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps({**how, "accuracy": right}, indent=1) + "\n")
     checkpoint.unlink(missing_ok=True)
     print(f"{100 * right:.1f}% of 2,000 test images; written to {args.output}")
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import csv
+import errno
+import json
 import os
 import re
+import secrets
+import shutil
+import stat
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+SUM = "checksum"
+LONGEST_SUFFIX = 32  # bytes; what is longer is no format that a writer would know
 
 
 class UsageError(ValueError):
@@ -50,7 +60,11 @@ def _read_npy(path: Path) -> np.ndarray[Any, Any]:
     # Mapped, not loaded: a header that promises terabytes then fails instead of allocating them.
     # Not np.load, which takes whatever lacks the magic string for a pickle and suggests to allow that.
     with _damage(path):
-        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
+        mapped = np.lib.format.open_memmap(path, mode="r")
+        more = path.stat().st_size - mapped.offset - mapped.nbytes
+        if more:
+            raise ValueError(f"it is {more} bytes longer than its header says")
+        return np.asarray(mapped)
 
 
 def _read_npz(path: Path, key: str | None) -> np.ndarray[Any, Any]:
@@ -64,7 +78,19 @@ def _read_npz(path: Path, key: str | None) -> np.ndarray[Any, Any]:
             raise UsageError(f"{path} holds several arrays: choose one by --key {'|'.join(names)}")
         if key is not None and key not in names:
             raise UsageError(f"{path} holds no array {key!r}; there is {', '.join(names)}")
-        return np.asarray(archive[names[0] if key is None else key])
+        with archive.zip.open(f"{names[0] if key is None else key}.npy") as member:
+            found = np.lib.format.read_array(member, allow_pickle=False)
+            if member.read(1):  # its sum is compared with the archive's at the end, and not before
+                raise ValueError("it is longer than its header says")
+        return np.asarray(found)
+
+
+def check_sums(path: Path) -> None:
+    """Compare the content of a zip file with its checksums, for readers that do not; other files have none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (name := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {name} does not fit")
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray[Any, Any], list[str] | None]:
@@ -126,12 +152,81 @@ def _number(path: Path, line: int, column: int, cell: str, names: list[str] | No
     raise ValueError(f"{path}, row {line}, column {column + 1}{name}: expected a number, got {shown!r}{hint}")
 
 
+def signed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a JSON file, and a number by which `verified` sees that none of it has changed."""
+    return {**content, SUM: _sum(content)}
+
+
+def verified(content: dict[str, Any]) -> bool:
+    """Take that number away again: whether there was one, as older files have none; ValueError if it does not fit."""
+    if SUM not in content:
+        return False
+    if content.pop(SUM) != _sum(content):
+        raise ValueError("it was damaged or changed after it was written: its checksum does not fit")
+    return True
+
+
+def _sum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write under, renamed to `path` once everything is written."""
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary name to write under, renamed to `path` once everything is written and on disk.
+
+    The name is nobody else's, and ends as `path` does. A link stays one, and what it points to is replaced; a file that
+    exists keeps its permissions. A pipe or a device gets the bytes once all are there.
+    """
+    path = Path(path)
+    try:
+        before = path.stat()  # of what a link points to
+        if stat.S_ISDIR(before.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        target = Path(os.path.realpath(path)) if stat.S_ISREG(before.st_mode) else None
+    except FileNotFoundError:
+        before, target = None, Path(os.path.realpath(path))
+    folder = Path(tempfile.gettempdir()) if target is None else target.parent
+    ending = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+    temporary = folder / f".{secrets.token_hex(8)}{ending}"
+    mode = _mode_of_new(temporary, path)
     try:
         yield temporary
-        os.replace(temporary, path)
+        if target is None:
+            with temporary.open("rb") as source, path.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+            return
+        temporary.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        _onto_disk(temporary)
+        if before is not None:
+            mode = stat.S_IMODE(before.st_mode)
+            if os.name == "posix":
+                with suppress(OSError):  # another's file, in a folder that is ours
+                    os.chown(temporary, before.st_uid, before.st_gid)
+        temporary.chmod(mode)
+        os.replace(temporary, target)
+        if os.name == "posix":
+            with suppress(OSError):  # some file systems know no such thing
+                _onto_disk(folder)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _mode_of_new(temporary: Path, path: Path) -> int:
+    """The permissions that a new file gets there; an error names the path that was asked for."""
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    mode = stat.S_IMODE(temporary.stat().st_mode)
+    temporary.unlink()  # so that a writer that wrote elsewhere is noticed
+    return mode
+
+
+def _onto_disk(path: Path) -> None:
+    """Wait until a file, or a folder's names, would survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

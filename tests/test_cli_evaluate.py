@@ -261,16 +261,29 @@ def test_cells_keep_all_that_matters(tmp_path_factory, several, size):
 
 @pytest.mark.parametrize(
     "line",
-    ["", "x", "[1]", '{"shift": 1}', '{"shift": "fog", "severity": 1, "batch": 1, "estimator": "batch", "ranks": "0"}',
+    ["x", "[1]", '{"shift": 1}', '{"shift": "fog", "severity": 1, "batch": 1, "estimator": "batch", "ranks": "0"}',
      '{"shift": "fog", "severity": 1, "batch": 1, "estimator": "batch", "ranks": "00000x"}'],
 )  # fmt: skip
-def test_lines_that_are_not_cells_are_dropped(tmp_path, line):
+def test_lines_that_are_not_cells_are_refused(tmp_path, line):
     path = tmp_path / "cells.jsonl"
     Cells(path, {"images": 6}).add(Cell("fog", 2, 0, "trained"), np.zeros(6, int))
     content = path.read_text()
     path.write_text(content + line + "\n")
+    with pytest.raises(ValueError, match=r"cells.jsonl, line 3: damaged.*--force"):
+        Cells(path, {"images": 6})
+    assert path.read_text() == content + line + "\n"
+    assert list(Cells(path, {"images": 6}, force=True)) == [Cell("fog", 2, 0, "trained")]
+    assert path.read_text() == content
+    path.write_text(content + line)  # a run that was stopped while it wrote
     assert list(Cells(path, {"images": 6})) == [Cell("fog", 2, 0, "trained")]
     assert path.read_text() == content
+
+
+def test_cells_of_older_runs_have_no_checksum(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    cell = {"shift": "fog", "severity": 1, "batch": 1, "estimator": "batch", "ranks": "012345"}
+    path.write_text(json.dumps({"images": 6}) + "\n" + json.dumps(cell) + "\n")
+    assert list(Cells(path, {"images": 6})) == [Cell("fog", 1, 1, "batch")]
 
 
 # Scores

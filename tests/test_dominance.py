@@ -413,16 +413,46 @@ def test_files_of_other_settings_and_damaged_ones_are_refused(tmp_path):
         ("replicates", math.inf, "not a dominance report"),
         ("difference_m2", -1.0, "no simulation has such a row"),
         ("radius", -1.0, "no simulation has such a row"),
+        ("replicates", 2**32, "no run has drawn"),
+        ("replicates", 8192.0, "number of replicates is 8192.0"),
+        ("replicates", True, "number of replicates is True"),
+        ("radius", 1.0, "no run has drawn"),
+        ("estimator", math.nan, "no simulation has such a row"),
+        ("estimator", 1e9, "no simulation has such a row"),
+        ("difference", math.nan, "no simulation has such a row"),
+        ("difference_m2", math.nan, "no simulation has such a row"),
+        ("largest", -1e9, "no simulation has such a row"),
+        ("lower", math.inf, "no simulation has such a row"),
+        ("estimator", "x", "not a dominance report"),
+        ("estimator", None, "not a dominance report"),
     ],
 )
-def test_a_file_that_was_changed_is_refused(field, value, match, tmp_path):
+@pytest.mark.parametrize("older", [False, True])
+def test_a_file_that_was_changed_is_refused(field, value, match, older, tmp_path):
     path = tmp_path / "run.json"
     verify(ninety_percent, path=path, radii=[0], budget=2 * BLOCK)
     content = json.loads(path.read_text())
     row = content["rows"][0]
     (row["tally"] if field in row["tally"] else row)[field] = value
+    if older:  # without the checksum, which finds all of them
+        del content["checksum"]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=f"run.json.*{match}"):
+    before = path.read_text()
+    with pytest.raises(ValueError, match=f"run.json.*{match if older else 'checksum does not fit'}"):
+        verify(ninety_percent, path=path, radii=[0])
+    assert path.read_text() == before
+
+
+def test_a_file_of_an_older_run_is_taken_up(tmp_path):
+    path = tmp_path / "run.json"
+    first = verify(ninety_percent, path=path, radii=[0], budget=2 * BLOCK)
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    path.write_text(json.dumps(content))
+    assert verify(ninety_percent, path=path, radii=[0], budget=2 * BLOCK).rows == first.rows
+    content["rows"] *= 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="no run has drawn"):
         verify(ninety_percent, path=path, radii=[0])
 
 

@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import shrinkstats
+from shrinkstats import Statistics
 from shrinkstats.adapters.sklearn import SteinScaler
 from shrinkstats.estimators import BatchStatistics, PriorBlend, RobustNorm, Stein
 
@@ -87,3 +88,46 @@ def test_errors():
     with pytest.raises(ValueError, match="too few"):
         one.transform(table())
     assert np.isfinite(one.partial_fit(table(rows=1, seed=1)).transform(table())).all()
+
+
+# --- what fails leaves no trace ------------------------------------------------------------------------------------
+
+
+def state(scaler):
+    return {name: np.asarray(value) if name != "moments_" else value for name, value in vars(scaler).items()}
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(
+        one[name] is two[name] if name == "moments_" else np.array_equal(one[name], two[name]) for name in one
+    )
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("call", ["fit", "partial_fit"])
+@pytest.mark.parametrize("fault", ["NaN", "shape", "prior", "interrupted"])
+def test_what_fails_leaves_all_as_it_was(first, call, fault, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(6, 4))
+    scaler = SteinScaler(PriorBlend(3), prior=Statistics(np.zeros(4), np.ones(4)))
+    if first:
+        scaler.fit(x)
+    if fault == "prior":
+        scaler.prior = None
+    if fault == "interrupted":
+        monkeypatch.setattr(PriorBlend, "statistics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    before = state(scaler)
+    bad = {"NaN": np.full((2, 4), np.nan), "shape": np.ones(4)}.get(fault, x)
+    with pytest.raises((ValueError, KeyboardInterrupt)):
+        getattr(scaler, call)(bad)
+    assert same(state(scaler), before)
+    monkeypatch.undo()
+    scaler.prior = Statistics(np.zeros(4), np.ones(4))
+    assert scaler.partial_fit(x).n_samples_seen_ == (12 if first else 6)
+
+
+def test_too_few_rows_leave_no_trace():
+    scaler = SteinScaler()
+    with pytest.raises(ValueError, match="too few"), np.errstate(all="ignore"):
+        scaler.fit(np.ones((1, 4)))
+    assert not hasattr(scaler, "moments_")
+    assert not hasattr(scaler, "n_features_in_")

@@ -339,3 +339,67 @@ def test_directions():
 def test_a_callable_of_the_wrong_shape():
     with pytest.raises(ValueError, match=r"shape \(4096,\), expected \(4096, 6\)"):
         simulate(problem(lambda m, v: m[:, 0]), POINTS, 0, 1)
+
+
+# Rules that look at the ends of a sample.
+
+
+class Midrange(estimators.Estimator):
+    """Says nothing of what it looks at, as most rules that users write."""
+
+    def statistics(self, moments, prior):
+        return shrinkstats.Statistics((moments.minimum + moments.maximum) / 2, moments.var())
+
+
+class Liar(Midrange):
+    uses_extremes = False
+
+
+class Shifted(estimators.Stein):
+    """Derived from a rule that has a short cut."""
+
+    def statistics(self, moments, prior):
+        return shrinkstats.Statistics(moments.mean + 1, moments.var())
+
+
+def second_moment_of_the_minimum(n):
+    """Of n standard normal numbers: by its density."""
+    x = np.linspace(-9, 9, 200_001)
+    return np.trapezoid(x**2 * n * stats.norm.pdf(x) * stats.norm.sf(x) ** (n - 1), x)
+
+
+def variance_of_the_midrange(n):
+    """By the joint density of the two ends."""
+    x = np.linspace(-7, 7, 1401)
+    low, high = x[:, None], x[None]
+    inside = np.clip(stats.norm.cdf(high) - stats.norm.cdf(low), 0, None) ** (n - 2)
+    density = np.where(high > low, n * (n - 1) * inside * stats.norm.pdf(low) * stats.norm.pdf(high), 0)
+    return np.sum(density * ((low + high) / 2) ** 2) * (x[1] - x[0]) ** 2
+
+
+@pytest.mark.parametrize("radius", [0.0, 3.0])
+@pytest.mark.parametrize("n", [2, 5])
+def test_extremes_are_those_of_samples(n, radius):
+    expected = {estimators.MinMaxNorm(): second_moment_of_the_minimum(n), Midrange(): variance_of_the_midrange(n)}
+    for rule, risk in expected.items():
+        found = reduce(add, (t for (t,) in simulate(problem(rule, n=n), [Point(radius, "random")], 0, 6)))
+        error = math.sqrt(found.estimator_m2) / found.replicates
+        assert abs(found.estimator - 6 * n * risk) < 5 * error, rule
+        assert found.baseline == pytest.approx(6, abs=0.2)
+
+
+def test_extremes_move_with_the_attack():
+    """The worst case moves a sample as a whole: the midrange errs by as much as the mean."""
+    question = problem(Midrange(), estimators.BatchStatistics(), n=2, attack=WorstCase(0.5))
+    ((tally,),) = simulate(question, [Point(0.0, "axis")], 0, 1)
+    assert tally.estimator > 1.2 * 6 * 2 * variance_of_the_midrange(2)
+
+
+def test_a_rule_that_denies_what_it_looks_at():
+    with pytest.raises(ValueError, match="uses_extremes = True"):
+        simulate(problem(Liar()), [Point(0.0, "axis")], 0, 1)
+
+
+def test_a_rule_derived_from_another_is_not_taken_for_it():
+    ((tally,),) = simulate(problem(Shifted(), estimators.BatchStatistics()), [Point(0.0, "axis")], 0, 1)
+    assert tally.estimator - tally.baseline == pytest.approx(6 * 5, rel=0.05)

@@ -330,10 +330,14 @@ class _Search:
                 f"{path} holds a report of other settings ({', '.join(different)}): "
                 "name another file, or remove it to start over"
             )
-        known = self.settings["directions"]
-        strange = [row for row in found.rows if row.tally.replicates % BLOCK or row.direction not in known]
-        if strange:
-            raise ValueError(f"{path} says what no run has drawn ({strange[0]}): remove it to start over")
+        drawn, seen = found.settings.get("budget"), set()
+        for row in found.rows:
+            point, count = Point(row.radius, row.direction), row.tally.replicates
+            possible = point not in seen and count % BLOCK == 0 and type(drawn) is int and count <= drawn
+            inside = row.radius <= self.settings["radii"][-1] and row.direction in self.settings["directions"]
+            if not (possible and inside) or len(seen) == self.added_at_most:
+                raise ValueError(f"{path} says what no run has drawn ({row}): remove it to start over")
+            seen.add(point)
         self.known = {Point(row.radius, row.direction): row.tally for row in found.rows}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
+from shrinkstats._files import whole
 from shrinkstats.theory.report import DominanceReport, Row
 
 # Colours of Okabe and Ito, told apart by everyone; line styles tell directions apart.
@@ -40,7 +42,9 @@ def draw(report: DominanceReport, target: str | os.PathLike[str] | tuple[Any, An
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
         axes.set_axisbelow(True)
     if not isinstance(target, tuple | None):
-        figure.savefig(target)
+        path = Path(target)
+        with whole(path if path.suffix else path.with_suffix(".png")) as temporary:
+            figure.savefig(temporary)
     return figure
 
 

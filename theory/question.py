@@ -81,7 +81,8 @@ def ask(
     if dim * n > LARGEST and draws_observations(problem):
         raise ValueError(
             f"one sample of {n} observations of {dim} channels is too large to be drawn (at most {LARGEST} numbers). "
-            "Take fewer; under this noise and attack their means have no law that could be drawn instead"
+            "Take fewer; under this noise and attack, or for a rule that looks at minimum and maximum, there is no law "
+            "that could be drawn from instead (a rule that does not look at them says uses_extremes = False)"
         )
     return problem
 

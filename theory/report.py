@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from shrinkstats._files import whole
+from shrinkstats._files import signed, verified, whole
 from shrinkstats.theory.sequential import CONCENTRATED, Tally
 
 FORMAT = "shrinkstats dominance report 1"
+ROUNDED = 1e-6  # of the losses: by so much sums of them may differ that were added up in another order
 VERDICTS = ("proved", "dominates", "dominated", "crosses", "undecided")
 
 
@@ -173,12 +174,12 @@ class DominanceReport:
         content = {"format": FORMAT, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}}
         content["rows"] = [{**asdict(row), "tally": row.tally._asdict()} for row in self.rows]
         content["crossings"] = [asdict(c) for c in self.crossings]
-        return json.dumps(_plain(content), indent=1, allow_nan=False)
+        return json.dumps(signed(_plain(content)), indent=1, allow_nan=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`to_json` to a file, whole or not at all."""
         with whole(Path(path)) as temporary:
-            temporary.write_text(self.to_json() + "\n")
+            temporary.write_text(self.to_json() + "\n", encoding="utf-8")
 
     @classmethod
     def from_json(cls, text: str) -> DominanceReport:
@@ -187,13 +188,14 @@ class DominanceReport:
         Raises
         ------
         ValueError
-            If it is anything else.
+            If it is anything else, damage included.
         """
         try:
             content = json.loads(text)
+            sure = verified(content)
             if content.pop("format") != FORMAT:
                 raise ValueError("another format")
-            rows = tuple(_row(row) for row in content.pop("rows"))
+            rows = tuple(_row(row, sure) for row in content.pop("rows"))
             crossings = tuple(Crossing(**c) for c in content.pop("crossings"))
             report = cls(rows=rows, crossings=crossings, caveats=tuple(content.pop("caveats")), **content)
             if report.verdict not in VERDICTS or not isinstance(report.settings, dict):
@@ -206,25 +208,40 @@ class DominanceReport:
     def load(cls, path: str | os.PathLike[str]) -> DominanceReport:
         """What :meth:`save` wrote."""
         try:
-            return cls.from_json(Path(path).read_text())
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _row(content: dict[str, Any]) -> Row:
+def _row(content: dict[str, Any], sure: bool) -> Row:
+    """A row, which must look like one that was drawn unless the file is `sure` to be as it was written."""
     tally = content["tally"]
+    if type(tally["replicates"]) is not int:
+        raise ValueError(f"the number of replicates is {tally['replicates']!r}")
     numbers = [float(tally[name]) for name in Tally._fields[1:]]
     row = Row(
         float(content["radius"]),
         str(content["direction"]),
         float(content["lower"]),
         float(content["upper"]),
-        Tally(int(tally["replicates"]), *numbers),
+        Tally(tally["replicates"], *numbers),
     )
-    squares = (row.tally.estimator_m2, row.tally.baseline_m2, row.tally.difference_m2)
-    if not 0 <= row.radius < math.inf or row.tally.replicates < 1 or any(m2 < 0 for m2 in squares):
+    if not 0 <= row.radius < math.inf or row.tally.replicates < 1 or not (sure or _plausible(row)):
         raise ValueError(f"no simulation has such a row: {content}")
     return row
+
+
+def _plausible(row: Row) -> bool:
+    """Whether a tally's numbers go together."""
+    t = row.tally
+    means, squares = (t.estimator, t.baseline, t.difference), (t.estimator_m2, t.baseline_m2, t.difference_m2)
+    if not row.lower <= row.upper or any(m2 < 0 for m2 in squares):
+        return False
+    if any(map(math.isinf, means[:2])):  # infinite losses were seen; two of them leave no difference
+        return not any(map(math.isnan, means[:2]))
+    unit = ROUNDED * (abs(t.estimator) + abs(t.baseline))
+    between = t.smallest - unit <= t.difference <= t.largest + unit
+    return between and abs(t.estimator - t.baseline - t.difference) <= unit and all(map(math.isfinite, squares))
 
 
 def _plain(value: Any) -> Any:

@@ -121,7 +121,8 @@ def uses_channels(rule: Any) -> bool:
 def _factor_rule(rule: Any) -> bool:
     if isinstance(rule, JamesStein):
         return not isinstance(rule.target, str)
-    return isinstance(rule, SampleMean | SymmetricRule | ChannelJamesStein | BatchStatistics | Stein)
+    # A rule derived from one of ours may compute anything.
+    return type(rule) in (BatchStatistics, Stein) or isinstance(rule, SampleMean | SymmetricRule | ChannelJamesStein)
 
 
 def by_sums(problem: Problem) -> bool:
@@ -156,7 +157,7 @@ def _by_channels(rule: Any) -> bool:
 
 
 def _is_mean(rule: Any) -> bool:
-    return isinstance(rule, SampleMean | BatchStatistics) or (isinstance(rule, Stein) and rule.mean is None)
+    return isinstance(rule, SampleMean) or type(rule) is BatchStatistics or (type(rule) is Stein and rule.mean is None)
 
 
 def _gaussian(problem: Problem) -> bool:
@@ -164,9 +165,14 @@ def _gaussian(problem: Problem) -> bool:
     return isinstance(problem.noise, Gaussian) and isinstance(problem.attack, Gaussian | WorstCase | None)
 
 
+def by_extremes(problem: Problem) -> bool:
+    """Whether a rule looks at the smallest and largest observations, whose law has no simple form."""
+    return any(isinstance(rule, Estimator) and rule.uses_extremes for rule in (problem.estimator, problem.baseline))
+
+
 def draws_observations(problem: Problem) -> bool:
     """Whether samples are drawn one observation at a time."""
-    return not _gaussian(problem)
+    return not _gaussian(problem) or by_extremes(problem)
 
 
 def _removed(rule: Any, sums: Sums, total: Array, dim: int) -> Callable[[Array], Array]:
@@ -293,7 +299,7 @@ def _sum_up(problem: Problem, block: int, directions: dict[str, Array]) -> Sums:
     unit = math.sqrt(problem.n) / problem.sd
     begin = 0
     for draws in _draws(problem, block):
-        errors, variances = draws.location(problem)
+        errors, variances, _ = draws.location(problem)
         part = slice(begin, begin := begin + len(errors))
         errors = unit * errors
         _square_sums(errors, squares[part], total[part])
@@ -322,6 +328,14 @@ def _square_sums(x, squares, total):  # type: ignore[no-untyped-def]
 # Draws.
 
 
+class Sample(NamedTuple):
+    """Means and variances (ddof=1) of samples, of shape (replicates, c), and how far from the means their ends lie."""
+
+    mean: Array
+    var: Array | None
+    ends: tuple[Array, Array] | None = None
+
+
 class Draws(NamedTuple):
     """Of some replicates, before the truth enters: either sufficient statistics or observations.
 
@@ -333,29 +347,31 @@ class Draws(NamedTuple):
     variances: Array | None
     attack: Array | None
 
-    def location(self, problem: Problem) -> tuple[Array, Array | None]:
+    def location(self, problem: Problem) -> Sample:
         """Errors of the sample means and sample variances (ddof=1), whatever the truth is."""
         return self.at(problem, 0.0, 1.0)
 
-    def at(self, problem: Problem, mean: Any, spread: Any) -> tuple[Array, Array | None]:
-        """Sample means and variances (ddof=1) around true means, with true deviations `spread` times the noise's."""
+    def at(self, problem: Problem, mean: Any, spread: Any) -> Sample:
+        """What samples show around true means, with true deviations `spread` times the noise's."""
         if self.errors.ndim == 2:
             of_mean, of_one = _inflation(problem)
             variance = problem.noise.variance
             scale = np.sqrt(variance / problem.n * (of_mean - 1 + spread**2))
             s2 = None if self.variances is None else variance * (of_one - 1 + spread**2) * self.variances
-            return mean + scale * self.errors, s2
+            return Sample(mean + scale * self.errors, s2)
         x = mean + spread * self.errors
         if self.attack is not None:
             x = problem.attack.perturb(x, self.attack)  # type: ignore[union-attr]
-        return x.mean(axis=1), x.var(axis=1, ddof=1) if problem.n > 1 else None
+        middle = x.mean(axis=1)
+        ends = (x.min(axis=1) - middle, x.max(axis=1) - middle) if by_extremes(problem) else None
+        return Sample(middle, x.var(axis=1, ddof=1) if problem.n > 1 else None, ends)
 
 
 def _draws(problem: Problem, block: int) -> Iterator[Draws]:
     """Those of one block, in chunks; variances and attacks have streams of their own."""
     c, n, attack = problem.dim, problem.n, problem.attack
     rng, other = generator(problem.seed, block), generator(problem.seed, block, 1)
-    sufficient = _gaussian(problem)
+    sufficient = not draws_observations(problem)
     size = max(1, CHUNK // (c if sufficient else c * n))
     for begin in range(0, BLOCK, size):
         count = min(size, BLOCK - begin)
@@ -405,16 +421,14 @@ def _by_estimates(problem: Problem) -> Callable[[Sequence[Point], int], list[Tal
         u = direction(problem, point.direction)
         if problem.statistic == "var":
             true = true_variances(problem, point)
-            mean, var = draws.at(problem, 0.0, np.sqrt(true / problem.noise.variance))
-            return variance_loss(estimate(problem, rule, mean, var), true, problem.loss, weights)
+            sample = draws.at(problem, 0.0, np.sqrt(true / problem.noise.variance))
+            return variance_loss(estimate(problem, rule, *sample), true, problem.loss, weights)
         true = problem.target + point.radius * problem.sd / math.sqrt(n) * u
-        if still is None:
-            mean, var = draws.at(problem, true, 1.0)
-        else:
-            mean, var = true + still[0], still[1]
+        sample = draws.at(problem, true, 1.0) if still is None else still._replace(mean=true + still.mean)
+        mean = sample.mean
 
         def of(mean: Array) -> Array:
-            error = estimate(problem, rule, mean, var) - true
+            error = estimate(problem, rule, mean, sample.var, sample.ends) - true
             squares = error * error if weights is None else weights * error * error
             return np.asarray(squares.sum(axis=1) * (n / problem.noise.variance))
 
@@ -447,16 +461,24 @@ def variance_loss(found: Array, true: Array, loss: str | tuple[float, ...], weig
     return np.asarray(each.sum(axis=1))
 
 
-def estimate(problem: Problem, rule: Any, mean: Array, var: Array | None) -> Array:
-    """A rule's estimate, from sample means and variances (ddof=1) of shape (replicates, c)."""
+def estimate(
+    problem: Problem, rule: Any, mean: Array, var: Array | None, ends: tuple[Array, Array] | None = None
+) -> Array:
+    """A rule's estimate, from sample means and variances (ddof=1) of shape (replicates, c); see `Sample`."""
     n = problem.n
     known = problem.known_variance
     if isinstance(rule, Estimator):
         var = np.zeros_like(mean) if var is None else var
         own = var / n if known is None else np.broadcast_to(known / n, mean.shape)
-        moments = Moments(n, n, mean, var * (n - 1), mean, mean, float(n), mean, own * (n * (n - 1)))
+        unknown = np.full_like(mean, np.nan)  # so that a rule is found out that says it does not look at them, and does
+        low, high = (unknown, unknown) if ends is None else (mean + ends[0], mean + ends[1])
+        moments = Moments(n, n, mean, var * (n - 1), low, high, float(n), mean, own * (n * (n - 1)))
         statistics = rule.statistics(moments, _prior(problem))
         found = statistics.mean if problem.statistic == "mean" else statistics.var
+        if ends is None and np.isnan(found).any():
+            raise ValueError(
+                f"{rule!r} returned NaN; a rule that looks at minimum or maximum says uses_extremes = True"
+            )
     elif problem.statistic == "var":
         found = rule(var * ((n - 1) / n), n) if var is not None else None
     elif isinstance(rule, SampleMean):

@@ -110,6 +110,8 @@ def _unpickle(path: Path) -> dict[bytes, Any]:
     with path.open("rb") as file:
         try:
             content = _ArraysOnly(file, encoding="bytes").load()
+            if file.read(1):
+                raise ValueError("something follows the images")
         except Exception as error:
             raise ValueError(f"{path} cannot be read as a CIFAR file (cut short or altered?): {error}") from error
     if not isinstance(content, dict):

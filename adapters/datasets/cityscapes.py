@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from shrinkstats.adapters.datasets.augmentation import Augmentation, resized
 
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 VOID = 255  # the train id of pixels that do not count
 
 
@@ -160,6 +162,7 @@ def train_ids(path: Path) -> NDArray[np.uint8]:
     ValueError
         If the file cannot be read or has ids that are none.
     """
+    _check_sums(path)
     with _opened(path) as image:
         if image.mode not in ("L", "P"):
             raise ValueError(f"{path}: expected one id of 8 bits a pixel, found a picture of mode {image.mode}")
@@ -216,8 +219,24 @@ def _several(what: str, paths: list[str]) -> str:
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
+    _check_sums(path)
     with _opened(path) as image, _damage(path):
         return np.asarray(image.convert("RGB"))
+
+
+def _check_sums(path: Path) -> None:
+    """Compare every chunk of a PNG file with its checksum: Pillow passes over those of the pixels."""
+    with _damage(path):
+        content = memoryview(path.read_bytes())
+        kind, start = b"", len(SIGNATURE)
+        if content[:start] != SIGNATURE:
+            raise ValueError("it does not begin as a PNG file does")
+        while kind != b"IEND":
+            length = int.from_bytes(content[start : start + 4], "big")
+            chunk, start = content[start + 4 : start + 8 + length], start + 12 + length
+            kind = bytes(chunk[:4])
+            if start > len(content) or zlib.crc32(chunk) != int.from_bytes(content[start - 4 : start], "big"):
+                raise ValueError(f"the checksum of chunk {kind!r} does not fit, or its end is missing")
 
 
 def _opened(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 LARGEST = 2**28  # voxels; a header that promises more is damaged, and would take memory before that shows
+
+LARGEST_FILE = 8 * LARGEST + 2**28  # bytes, unpacked
 
 
 class Volume(NamedTuple):
@@ -53,6 +56,7 @@ def read_nifti(path: Path) -> Volume:
 
     with _reading(path) as image:
         shape, affine = _shape(image), _affine(image)
+        image = type(image).from_bytes(_content(path, image))
         with np.errstate(all="ignore"):  # values beyond float32 become infinite, which is seen later
             values = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
         turn = nibabel.io_orientation(affine)
@@ -143,6 +147,26 @@ def _shape(image: Any) -> tuple[int, int, int]:
     if image.get_data_dtype().kind not in "iuf":
         raise _Unsuitable(f"expected real numbers, found {image.get_data_dtype()}")
     return shape
+
+
+def _content(path: Path, image: Any) -> bytes:
+    """All bytes of a file, unpacked; as many as its header says, and as they were written where gzip has a sum of them.
+
+    nibabel stops before the sum, which comes last, so that it is never compared.
+    """
+    import nibabel
+
+    if not isinstance(image, nibabel.Nifti1Image):
+        raise _Unsuitable(f"expected NIfTI, found {type(image).__name__}")
+    count = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    if count > LARGEST_FILE:
+        raise _Unsuitable(f"the header promises {count} bytes, more than a scan has; it is damaged")
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        content = file.read(count)
+        more = file.read(1)  # at the end gzip compares its sum
+    if len(content) < count or more:
+        raise ValueError(f"the header promises {count} bytes, there are {'more' if more else len(content)}")
+    return content
 
 
 def _affine(image: Any) -> Array:

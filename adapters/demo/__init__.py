@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from shrinkstats._files import whole
 from shrinkstats.adapters.demo import report
 from shrinkstats.adapters.demo.digits import SHIFTS, load
 from shrinkstats.adapters.demo.evaluation import BATCH_SIZES, RULES, evaluate, passes
@@ -73,8 +74,10 @@ def run(
         "machine": {"system": platform.system(), "architecture": platform.machine(), "cores": os.cpu_count()},
         "seconds": {"training": round(trained - start, 1), "evaluation": round(evaluated - trained, 1)},
     }
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    draw(results, output / "accuracy.png")
+    with whole(output / "results.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    with whole(output / "accuracy.png") as temporary:
+        draw(results, temporary)
     if not quiet:
         report.show(results)
         print(f"\nThe numbers: {output / 'results.json'}\nThe picture: {output / 'accuracy.png'}")

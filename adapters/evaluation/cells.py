@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkstats._files import UsageError, whole
+from shrinkstats._files import UsageError, signed, verified, whole
 
 LAST = 5  # from here on, a rank is not among the first five, and not told apart
 
@@ -34,18 +34,25 @@ class Cells(dict[Cell, str]):
     settings : dict
         What the numbers depend on.
     force : bool
-        Begin anew where a file holds cells of other settings.
+        Begin anew where a file holds cells of other settings, and without the lines of a file that are damaged.
 
     Raises
     ------
     UsageError
-        If it does, and `force` is false.
+        If a file holds cells of other settings, and `force` is false.
+    ValueError
+        If a line is damaged, and `force` is false. The file stays as it is. A last line that was cut off, as by a run
+        that was stopped, is passed over.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, force: bool = False) -> None:
         super().__init__()
         self.path = path
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        lines = text.split("\n")
+        cut = lines.pop()  # after the last end of a line: nothing, unless a run was stopped while it wrote
+        if cut and not lines:
+            lines = [cut]
         before = _parsed(lines[0]) if lines else {}
         other = [name for name in settings if before.get(name, ...) != settings[name]]
         if other and lines and not force:
@@ -54,8 +61,14 @@ class Cells(dict[Cell, str]):
                 f"{path} is of another run: {other[0]} was {then[:60]}, now {now[:60]}; "
                 "choose another --output, or --force to discard it"
             )
-        for line in lines[1:] if not other else []:
-            self._take(_parsed(line), settings["images"])
+        for number, line in enumerate(lines[1:] if not other else [], 2):
+            if line and not self._take(_parsed(line), settings["images"]) and not force:
+                raise ValueError(
+                    f"{path}, line {number}: damaged, or not a cell of this run; "
+                    "choose another --output, or --force to go on without it"
+                )
+        if cut and not other:
+            self._take(_parsed(cut), settings["images"])
         with whole(path) as temporary:  # without a line that was cut off
             content = [json.dumps(settings), *(_line(cell, ranks) for cell, ranks in self.items())]
             temporary.write_text("\n".join(content) + "\n", encoding="utf-8")
@@ -70,26 +83,33 @@ class Cells(dict[Cell, str]):
         """The ranks of a cell; `LAST` stands for all from there on."""
         return np.array(list(self[cell]), dtype=np.int64)
 
-    def _take(self, row: dict[str, Any], images: int) -> None:
-        """A line of the file, unless it is not one that `add` wrote whole."""
+    def _take(self, row: dict[str, Any], images: int) -> bool:
+        """Keep a line of the file, if it is one that `add` wrote whole."""
         values, ranks = [row.get(name) for name in Cell._fields], row.get("ranks")
         kinds = [str, int, int, str]
         if (
-            list(map(type, values)) == kinds
+            row.keys() == {*Cell._fields, "ranks"}
+            and list(map(type, values)) == kinds
             and isinstance(ranks, str)
             and set(ranks) <= set("012345")
             and len(ranks) == images - images % max(values[2], 1)
         ):
             self[Cell(*values)] = ranks
+            return True
+        return False
 
 
 def _line(cell: Cell, ranks: str) -> str:
-    return json.dumps({**cell._asdict(), "ranks": ranks})
+    return json.dumps(signed({**cell._asdict(), "ranks": ranks}))
 
 
 def _parsed(line: str) -> dict[str, Any]:
+    """A line as a dictionary, empty where it is cut off, damaged or not ours."""
     try:
         content = json.loads(line)
-    except (ValueError, RecursionError):  # cut off, or not ours
-        return {}
-    return content if isinstance(content, dict) else {}
+        if isinstance(content, dict):
+            verified(content)
+            return content
+    except (ValueError, RecursionError):
+        pass
+    return {}

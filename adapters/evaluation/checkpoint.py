@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shrinkstats._files import UsageError
+from shrinkstats._files import UsageError, check_sums
 from shrinkstats.adapters import models
 from shrinkstats.adapters.torch import convert
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS
@@ -93,6 +93,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.stat().st_size:
         raise ValueError(f"{path}: the file is empty")
     try:
+        if suffix != ".safetensors":
+            check_sums(path)
         content: Any = (
             load_file(path) if suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
         )

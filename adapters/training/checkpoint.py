@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from shrinkstats._files import whole
+from shrinkstats._files import check_sums, whole
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
@@ -28,8 +27,9 @@ def read(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what parsers raise on a malformed file is an open list
         raise ValueError(f"{path} is no checkpoint, or a damaged one; remove it to begin anew") from error
     before = state.get("settings", {}) if isinstance(state, dict) else {}
     for name, value in settings.items():

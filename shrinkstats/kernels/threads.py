@@ -6,22 +6,32 @@ do neither.
 
 Work is cut into chunks that whoever is free takes next. The calling thread is one of the workers and waits only for
 chunks that another has begun: on a busy machine a helper that comes late costs nothing.
+
+A thread that comes back from compiled code to an interpreter that has gone takes the process down. So helpers end
+before the interpreter does, and it waits for passes that others' daemon threads are in the middle of.
 """
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
+import sys
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
 WORTHWHILE = 4 * 2**20  # bytes a pass must touch before a second thread pays for being woken
 CHUNKS = 4  # to a thread
+PATIENCE = 10.0  # seconds that the end of the process waits for passes; none takes that long
+PAUSE = 1.0  # seconds that a daemon thread which begins a pass after that leaves for the end to come
 
 _count: int | None = None
-_jobs: SimpleQueue[_Job] = SimpleQueue()
+_jobs: SimpleQueue[_Job | None] = SimpleQueue()
 _helpers = 0
+_running: list[threading.Thread] = []
+_ending = False
 _starting = threading.Lock()
 _caller = threading.local()
 
@@ -64,7 +74,9 @@ def share(task: Callable[[int, int], object], items: int, size: int) -> None:
     """Call task(begin, end) over the range of items, in several threads where `size` bytes are worth it."""
     if not size:  # of an empty array there is nothing to read, whatever its shape
         return
-    workers = min(_allowed(), items) if size >= WORTHWHILE else 1
+    if _ending:
+        _pause()
+    workers = min(_allowed(), items) if size >= WORTHWHILE and not _ending else 1
     if workers == 1:
         task(0, items)
         return
@@ -115,20 +127,55 @@ def _start_helpers(count: int) -> None:
         return
     with _starting:
         for i in range(_helpers, count):
-            threading.Thread(target=_help, args=(_jobs,), name=f"shrinkstats-{i}", daemon=True).start()
+            helper = threading.Thread(target=_help, args=(_jobs,), name=f"shrinkstats-{i}", daemon=True)
+            if _ending:
+                return
+            helper.start()
+            _running.append(helper)
         _helpers = max(_helpers, count)
 
 
-def _help(jobs: SimpleQueue[_Job]) -> None:
-    while True:
-        jobs.get().work()
+def _help(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job.work()
+
+
+def _end() -> None:
+    """Leave no thread of this process in compiled code; only daemon threads are left at this time, and the main one."""
+    global _ending
+    with _starting:
+        _ending = True
+    for _ in _running:
+        _jobs.put(None)
+    last = time.monotonic() + PATIENCE
+    for helper in _running:
+        helper.join(max(0.0, last - time.monotonic()))
+    while any(map(_in_a_pass, threading.enumerate())) and time.monotonic() < last:
+        time.sleep(0.001)
+
+
+def _in_a_pass(thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None or thread is threading.current_thread() or frame.f_code is _pause.__code__:
+        return False
+    return str(frame.f_globals.get("__name__")).startswith("shrinkstats.")
+
+
+def _pause() -> None:
+    """For a daemon thread that begins a pass when the process ends: it sleeps while that happens.
+
+    Not for ever: the main thread may be waiting for it, in a function that runs at the end.
+    """
+    if threading.current_thread().daemon:
+        time.sleep(PAUSE)
 
 
 def _forget() -> None:
     """A forked child has none of its parent's threads: it starts its own when it needs them."""
-    global _jobs, _helpers, _starting
-    _jobs, _helpers, _starting = SimpleQueue(), 0, threading.Lock()
+    global _jobs, _helpers, _running, _ending, _starting
+    _jobs, _helpers, _running, _ending, _starting = SimpleQueue(), 0, [], False, threading.Lock()
 
 
+atexit.register(_end)  # runs after all threads have ended for which the interpreter waits
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,46 @@
+"""A process ends well whatever its threads are doing. ``python tests/exits.py 500 --torch`` is the long form."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.core
+
+SCRIPT = Path(__file__).with_name("exits.py")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks, and the sounds a process makes when it ends")
+@pytest.mark.parametrize("count", [18, pytest.param(500, marks=pytest.mark.long)])
+def test_ends_in_every_state(count):
+    command = [sys.executable, str(SCRIPT), str(count), "--load", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+PROGRAM = """
+import sys, threading
+import numpy as np
+import shrinkstats
+from shrinkstats.kernels import threads
+
+threads.WORTHWHILE = 0
+threads.set_num_threads(3)
+begun = threading.Event()
+
+def work():
+    while True:
+        shrinkstats.moments(np.ones((64, 8, 32, 32), "float32"))
+        begun.set()
+
+threading.Thread(target=work, daemon=True).start()
+begun.wait()
+print(threading.active_count())
+"""
+
+
+def test_a_program_that_ends_in_the_middle_of_a_pass():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert int(done.stdout) == 4
