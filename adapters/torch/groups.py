@@ -10,6 +10,7 @@ from torch import Tensor
 
 from shrinkstats._arrays import namespace
 from shrinkstats.adapters.torch import fused
+from shrinkstats.adapters.torch.addresses import array
 from shrinkstats.estimators import Estimator
 from shrinkstats.kernels import cpu
 from shrinkstats.moments import Moments
@@ -68,8 +69,7 @@ def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
 def _image_moments(x: Tensor, extremes: bool) -> list[Any]:
     """Mean, squared deviations and, if asked for, extremes of every channel of every image: vectors (n, c)."""
     if fused.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
-        dense = (x.float() if x.dtype in fused.HALF else x).detach().numpy()
-        return list(cpu.group_moments(dense, 1, 0, extremes=extremes)[: 4 if extremes else 2])
+        return list(cpu.group_moments(array(x), 1, 0, extremes=extremes)[: 4 if extremes else 2])
     wide = x.flatten(2) if x.ndim > 2 else x[..., None]
     wide = wide.to(torch.float64 if x.device.type == "cpu" else torch.promote_types(x.dtype, torch.float32))
     mean = wide.mean(2)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
-from shrinkstats.adapters.torch import blended, fused, groups
+from shrinkstats.adapters.torch import addresses, agreement, blended, fused, groups
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
 from shrinkstats.estimators import Estimator, Stein, SteinBlend
 from shrinkstats.kernels import vectors
@@ -68,15 +69,16 @@ class ShrinkBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         if not self.training and self.adaptation is None and self.running_mean is not None:
             return self._evaluate(input)
-        if not input.is_floating_point():
+        if input.dtype not in addresses.REAL:
             raise TypeError(f"expected a floating point input, got {input.dtype}; convert it with .float()")
         adapting = not self.training and self.adaptation is not None
         group = self.process_group if self.training else None
-        if input.numel() == 0 and group is None:
+        if input.numel() == 0 and (group is None or input.size(1) == 0):
             return self._pass_nothing(input)
         if not adapting and group is None and input.numel() == input.size(1):
             raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
         estimator = self.adaptation if adapting else self.estimator
+        agreement.check(self, input, noise=estimator.uses_prior)
         if self.group_size is not None and not self.training:
             return groups.normalize(self, input, estimator)
         if adapting and type(estimator) is SteinBlend and blended.fits(self, input):
@@ -105,7 +107,8 @@ class ShrinkBatchNorm(_BatchNorm):
     def _pass_nothing(self, input: Tensor) -> Tensor:
         """An empty batch, as PyTorch takes it: it counts as a batch, and says nothing about the statistics."""
         if self.training and self.track_running_stats:
-            self.num_batches_tracked.add_(1)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
         return torch.batch_norm(
             input, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
         )
@@ -117,7 +120,7 @@ class ShrinkBatchNorm(_BatchNorm):
         if fused.fits(input, self.process_group if self.training else None):
 
             def copied(v: Tensor) -> Any:
-                return fused._array(v).astype(np.float64)
+                return addresses.array(v).astype(np.float64)
         else:
             dtype = torch.float64 if input.device.type == "cpu" else torch.promote_types(input.dtype, torch.float32)
 
@@ -132,9 +135,12 @@ class ShrinkBatchNorm(_BatchNorm):
         center, spread = rule.statistics
         spread = self.estimator.tracked(spread, rule.moments.count)
         buffers, batches = (self.running_mean, self.running_var), self.num_batches_tracked
-        batches.add_(1)
-        if self.momentum is not None and isinstance(center, np.ndarray) and buffers[0].dtype in fused.FULL:
-            vectors.follow(*(buffer.numpy() for buffer in buffers), center, spread, self.momentum)
+        if batches is not None:
+            batches.add_(1)
+        if buffers[0] is None:
+            return
+        if self.momentum is not None and isinstance(center, np.ndarray) and all(map(addresses.writable, buffers)):
+            vectors.follow(*map(addresses.array, buffers), center, spread, self.momentum)
             torch.autograd.graph.increment_version(buffers)
             return
         for buffer, value in zip(buffers, (center, spread), strict=True):
@@ -143,12 +149,24 @@ class ShrinkBatchNorm(_BatchNorm):
                 share = 1 / batches.to(value.dtype) if self.momentum is None else self.momentum
                 buffer.add_((value - buffer) * share)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.
-        for name in NOISE_BUFFERS:
-            saved = state_dict.get(prefix + name)
-            setattr(self, name, None if saved is None else torch.empty_like(saved, device=self.running_var.device))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        saved = [state_dict.get(prefix + name) for name in NOISE_BUFFERS]
+        before, like = [getattr(self, name) for name in NOISE_BUFFERS], self.running_var
+        given = like is not None and any(v is not None for v in saved)  # without running statistics: unexpected keys
+        wide = (saved[0] if isinstance(saved[0], Tensor) else torch.empty(0)) if given and is_lazy(like) else like
+        fault = agreement.unfit_noise(saved, wide.numel()) if given else None
+        if fault:
+            args[-1].append(f"calibration of {prefix.rstrip('.') or 'the layer'}: {fault}")
+        for name, v in zip(NOISE_BUFFERS, saved, strict=True):
+            whole = given and not fault
+            setattr(self, name, torch.empty(v.shape, dtype=like.dtype, device=like.device) if whole else None)
+            if fault:
+                state_dict.pop(prefix + name, None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if fault:
+            for name, v in zip(NOISE_BUFFERS, before, strict=True):
+                setattr(self, name, v)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ShrinkBatchNorm:
         memo[id(self.process_group)] = self.process_group  # ranks cannot be copied
