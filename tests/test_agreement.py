@@ -237,7 +237,7 @@ def test_functional_call_with_vectors_of_another_length(no_gradient):
             with torch.set_grad_enabled(not no_gradient), pytest.raises(RuntimeError, match=f"{name} should contain 6"):
                 functional_call(layer, {name: torch.ones(5)}, (random(4, 6, 3, 3),))
     for name in NOISE_BUFFERS:
-        with pytest.raises(RuntimeError, match=rf"{name} should have shape \(.*6\), got \(5,\)"):
+        with pytest.raises(RuntimeError, match=rf"{name} should have shape \(.*\), got \(5,\)"):
             functional_call(adapt(calibrated()), {name: torch.ones(5)}, (random(4, 6, 3, 3),))
 
 

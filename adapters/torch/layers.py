@@ -71,6 +71,8 @@ class ShrinkBatchNorm(_BatchNorm):
             return self._evaluate(input)
         if input.dtype not in addresses.REAL:
             raise TypeError(f"expected a floating point input, got {input.dtype}; convert it with .float()")
+        if input.layout is not torch.strided:
+            raise TypeError(f"expected an ordinary input, got layout {input.layout}; convert it with .to_dense()")
         adapting = not self.training and self.adaptation is not None
         group = self.process_group if self.training else None
         if input.numel() == 0 and (group is None or input.size(1) == 0):
