@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.fx.proxy import TraceError
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from shrinkstats.adapters.torch import addresses, agreement, blended, fused, groups
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
+from shrinkstats.adapters.torch.streaming import Streaming, check_computed_now
 from shrinkstats.estimators import Estimator, Stein, SteinBlend
 from shrinkstats.kernels import vectors
 from shrinkstats.prior import Prior
@@ -66,6 +69,8 @@ class ShrinkBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize; input and output of shape (n, c, ...)."""
+        if isinstance(input, Proxy):
+            return _record(self, input)
         self._check_input_dim(input)
         if not self.training and self.adaptation is None and self.running_mean is not None:
             return self._evaluate(input)
@@ -81,9 +86,21 @@ class ShrinkBatchNorm(_BatchNorm):
             raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
         estimator = self.adaptation if adapting else self.estimator
         agreement.check(self, input, noise=estimator.uses_prior)
+        if isinstance(estimator, Streaming):
+            return self._stream(input, estimator)
+        return self._normalize(input, estimator, group)
+
+    @torch.compiler.disable
+    def _stream(self, input: Tensor, estimator: Streaming) -> Tensor:
+        """As any other, but never in a graph, which would remember what it was made with."""
+        check_computed_now(input)
+        return self._normalize(input, estimator, None)
+
+    def _normalize(self, input: Tensor, estimator: Estimator, group: Any) -> Tensor:
+        """With the statistics of an estimator."""
         if self.group_size is not None and not self.training:
             return groups.normalize(self, input, estimator)
-        if adapting and type(estimator) is SteinBlend and blended.fits(self, input):
+        if not self.training and type(estimator) is SteinBlend and blended.fits(self, input):
             output = blended.normalize(self, input, estimator.kappa)
             if output is not None:
                 return output
@@ -273,6 +290,22 @@ def _snapshot(buffer: Tensor) -> Tensor:
 @_snapshot.register_fake
 def _(buffer: Tensor) -> Tensor:
     return torch.empty_like(buffer)
+
+
+def normalize(layer: ShrinkBatchNorm, input: Tensor) -> Tensor:
+    """What a layer does without what a subclass adds, as a function that a graph may call."""
+    return ShrinkBatchNorm.forward(layer, input)
+
+
+def _record(layer: ShrinkBatchNorm, input: Proxy) -> Any:
+    """A step of a graph that torch.fx records: the whole layer, as if it were one of PyTorch's."""
+    tracer = input.tracer
+    path = tracer.path_of_module(layer)
+    if not path:
+        raise TraceError("a layer by itself is one step, and no graph: trace the network that it is in")
+    if type(layer).forward is ShrinkBatchNorm.forward:
+        return tracer.create_proxy("call_module", path, (input,), {})
+    return tracer.create_proxy("call_function", normalize, (tracer.create_proxy("get_attr", path, (), {}), input), {})
 
 
 def check_estimator(estimator: Any) -> Estimator:
