@@ -199,8 +199,7 @@ def _pullback(rule: Rule, g: Statistics) -> Cotangent:
         return own
     batch = rule.moments
     mean, m2, low, high, sample_m2 = leaves = [
-        tensor(v).requires_grad_()
-        for v in (batch.mean, batch.m2, batch.minimum, batch.maximum, batch.sample_m2)
+        tensor(v).requires_grad_() for v in (batch.mean, batch.m2, batch.minimum, batch.maximum, batch.sample_m2)
     ]
     with torch.enable_grad():
         vectors = Moments(batch.count, batch.samples, mean, m2, low, high, batch.sample_weight, mean, sample_m2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,12 +22,8 @@ def normalize(layer: Any, x: Tensor, estimator: Estimator) -> Tensor:
     size = layer.group_size
     if len(x) % size:
         raise ValueError(f"{len(x)} images do not divide into groups of {size}; pass a multiple, and the rest alone")
-    batches = moments(x, size, extremes=estimator.uses_extremes)
-    prior = layer._prior(x, size) if estimator.uses_prior else None
-    if prior is not None and isinstance(batches.mean, Tensor):
-        prior = fused._tensors(prior, batches.mean)
-    center, spread = estimator.statistics(batches, prior)
-    center, slope = torch.as_tensor(center), torch.as_tensor(1 / estimator.scale(spread, layer.eps))
+    with np.errstate(all="ignore"):  # NaN and infinity pass through, as everywhere in PyTorch
+        center, slope = _center_and_slope(layer, x, estimator)
     if layer.weight is not None:
         slope = slope * layer.weight
     shift = -center * slope
@@ -40,6 +37,17 @@ def normalize(layer: Any, x: Tensor, estimator: Estimator) -> Tensor:
     # One multiplication and addition, as PyTorch evaluates with running statistics.
     y = torch.addcmul(along(shift), x.unflatten(0, (-1, size)).to(work), along(slope))
     return y.flatten(0, 1).to(x.dtype)
+
+
+def _center_and_slope(layer: Any, x: Tensor, estimator: Estimator) -> tuple[Tensor, Tensor]:
+    """What to subtract from every group, and what to multiply it with: vectors of shape (groups, c)."""
+    size = layer.group_size
+    batches = moments(x, size, extremes=estimator.uses_extremes)
+    prior = layer._prior(x, size) if estimator.uses_prior else None
+    if prior is not None and isinstance(batches.mean, Tensor):
+        prior = fused._tensors(prior, batches.mean)
+    center, spread = estimator.statistics(batches, prior)
+    return torch.as_tensor(center), torch.as_tensor(1 / estimator.scale(spread, layer.eps))
 
 
 def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:

@@ -60,8 +60,8 @@ def noise_of(layer: Any, n: float, convert: Callable[[Tensor], Any]) -> Sampling
 def _noise_of_any(n: Any, mean: Tensor, sd: Tensor, bias: Tensor) -> SamplingNoise:
     """The same in tensor operations alone, for a graph in which n stands for any number."""
     n = n.to(mean) if isinstance(n, Tensor) else torch.scalar_tensor(n, dtype=mean.dtype, device=mean.device)
-    rows = torch.arange(len(sd), dtype=mean.dtype, device=mean.device)
-    position = torch.log2(n).clamp(max=len(sd) - 1)
+    rows = torch.arange(sd.shape[0], dtype=mean.dtype, device=mean.device)
+    position = torch.minimum(torch.log2(n), rows[-1])
     hats = (1 - (position - rows).abs()).clamp(min=0)  # how near to each row: two of them share, at most
 
     def between(table: Tensor) -> Tensor:
