@@ -1,4 +1,4 @@
-"""Tensors on their way to compiled code: what PyTorch notes beside the memory is minded, and the memory stays its own."""
+"""Tensors on their way to compiled code: what PyTorch notes beside the memory counts, and the memory stays its own."""
 
 import ast
 import copy

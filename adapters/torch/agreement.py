@@ -1,4 +1,4 @@
-"""What an input and the vectors of a layer must agree in, before anything is computed: compiled code reads addresses."""
+"""What an input and the vectors of a layer must agree in before compiled code reads them by their addresses."""
 
 from __future__ import annotations
 

@@ -125,9 +125,8 @@ class ShrinkBatchNorm(_BatchNorm):
 
     def _pass_nothing(self, input: Tensor) -> Tensor:
         """An empty batch, as PyTorch takes it: it counts as a batch, and says nothing about the statistics."""
-        if self.training and self.track_running_stats:
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
         return torch.batch_norm(
             input, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
         )
