@@ -245,6 +245,8 @@ def _kind(x: object) -> str:
 def check_channels(**arrays: Array) -> None:
     """The arguments' last axes must agree (a scalar goes with any) and their leading axes must broadcast."""
     shapes = {name: tuple(x.shape) for name, x in arrays.items()}
+    if any(is_torch_array(n) for shape in shapes.values() for n in shape):
+        return  # under torch.jit.trace a size is a tensor itself
     described = ", ".join(f"{name} has shape {shape}" for name, shape in shapes.items())
     if len({shape[-1] for shape in shapes.values() if shape}) > 1:
         raise ValueError(f"different numbers of channels (last axis): {described}")

@@ -86,7 +86,9 @@ def blend(
     Statistics(mean=array([ 0.16666667, -0.33333333]), var=array([0.75      , 1.66666667]))
     """
     xp, source, target = as_pair(source=source, target=target)
-    weight, own = weights(strength, positive_number("n", n), xp, source, target)
+    if not type(n).__module__.startswith("torch"):  # which has numbers that a graph leaves open
+        n = positive_number("n", n)
+    weight, own = weights(strength, n, xp, source, target)
     return Statistics(weight * source.mean + own * target.mean, weight * source.var + own * target.var)
 
 

@@ -410,6 +410,51 @@ def test_groups_of_some_ranks(ranks):
         np.testing.assert_allclose(np.concatenate(found[first::2]), expected, rtol=1e-9)
 
 
+def shardable():
+    torch.manual_seed(4)
+    block = lambda a, b: nn.Sequential(nn.Conv2d(a, b, 3), nn.BatchNorm2d(b), nn.ReLU())  # noqa: E731
+    return nn.Sequential(block(3, 6), block(6, 4), nn.Flatten(), nn.Linear(4 * 4 * 4, 4)).double()
+
+
+def train_sharded(rank, number, converted):
+    """Parameters divided over the ranks, which FSDP does by resizing storages; used by ours before, or not."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = shardable()
+    if converted == "before":
+        convert(model, Stein(), process_group=group.WORLD)
+    elif converted == "before, and used":
+        state = copy.deepcopy(convert(model, Stein(), process_group=group.WORLD).state_dict())
+        model(torch.randn(2, 3, 8, 8, dtype=torch.float64)).sum().backward()
+        model.load_state_dict(state)
+        model.zero_grad()
+    mesh = init_device_mesh("cpu", (number,))
+    for part in (model[0], model[1], model):
+        fully_shard(part, mesh=mesh)
+    if converted == "after":
+        convert(model, Stein(), process_group=group.WORLD)
+    train(model, own_part(rank, [6 // number] * number), average_over=number)
+    return {
+        name: getattr(value, "full_tensor", lambda value=value: value)().detach().numpy()
+        for name, value in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("converted", ["before", "before, and used", "after"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_fully_sharded_parameters_train_as_in_one_process(ranks, number, converted):
+    if not hasattr(pytest.importorskip("torch.distributed.fsdp"), "fully_shard"):
+        pytest.skip("this PyTorch has no fully_shard")
+    states = ranks(number)(train_sharded, number, converted)
+    model = convert(shardable(), Stein())
+    train(model, slice(None))
+    for name, expected in model.state_dict().items():
+        for state in states:
+            assert isinstance(state, dict), state
+            np.testing.assert_allclose(state[name], expected, rtol=1e-8, atol=1e-10, err_msg=name)
+
+
 # --- errors --------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from shrinkstats.adapters.torch import ShrinkBatchNorm2d, adapt, calibrate, convert  # noqa: E402
+from shrinkstats.adapters.torch.noise import noise_of  # noqa: E402
 
 # PyTorch's own tools still use what it deprecates.
 pytorch_s_own_warnings = pytest.mark.filterwarnings(
@@ -126,6 +127,91 @@ def test_export_of_an_adapted_network(estimator):
     net = adapt(calibrate(network(BatchStatistics()), [x, x]).eval(), estimator)
     program = torch.export.export(net, (x,))
     torch.testing.assert_close(program.module()(x + 1), net(x + 1), rtol=1e-4, atol=1e-5)
+
+
+SIZES = (1, 2, 4, 7, 32)
+RULES = [SteinBlend(), PriorBlend(3.0), BatchStatistics()]
+
+
+def adapted(rule, i=0):
+    """A calibrated, adapted network."""
+    return adapt(calibrate(network(BatchStatistics(), seed=i), [random(16, 3, 8, 8, seed=1)] * 2).eval(), rule)
+
+
+@torch.no_grad()
+def agrees_at_all_sizes(call, net):
+    for n in SIZES:
+        x = random(n, 3, 8, 8, seed=n) + 1
+        torch.testing.assert_close(call(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_export_of_an_adapted_network_for_batches_of_any_size(rule):
+    net = adapted(rule)
+    program = torch.export.export(net, (random(4, 3, 8, 8),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    agrees_at_all_sizes(program.module(), net)
+
+
+@pytorch_s_own_warnings
+def test_onnx_of_an_adapted_network_for_batches_of_any_size():
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    pytest.importorskip("onnxscript", reason="needs onnxscript")
+    net, file = adapted(SteinBlend()), io.BytesIO()
+    shapes = ({0: torch.export.Dim("n")},)
+    torch.onnx.export(net, (random(4, 3, 8, 8),), dynamo=True, verbose=False, dynamic_shapes=shapes).save(file)
+    session = runtime.InferenceSession(file.getvalue())
+    name = session.get_inputs()[0].name
+    agrees_at_all_sizes(lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), net)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytorch_s_own_warnings
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_trace_of_an_adapted_network(rule):
+    net = adapted(rule)
+    agrees_at_all_sizes(torch.jit.trace(net, random(4, 3, 8, 8)), net)
+
+
+@pytorch_s_own_warnings
+def test_compile_of_an_adapted_layer_for_batches_of_any_size():
+    net = adapt(calibrate(nn.BatchNorm2d(3).eval(), [random(16, 3, 8, 8)]))
+    torch.compiler.reset()
+    compiled = torch.compile(net, fullgraph=True, dynamic=True, backend="aot_eager")
+    agrees_at_all_sizes(compiled, net)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 100])
+def test_noise_for_a_size_that_a_graph_leaves_open(rows, n):
+    layer = ShrinkBatchNorm2d(3)
+    layer.noise_mean, layer.noise_sd, layer.noise_sd_bias = random(3), random(rows, 3), random(rows, 3, seed=1)
+    expected = noise_of(layer, n, torch.Tensor.double)
+    for ours, theirs in zip(noise_of(layer, torch.tensor(n), torch.Tensor.double), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+class Loud(nn.BatchNorm2d):
+    def forward(self, x):
+        return 10 * super().forward(x)
+
+
+@pytest.mark.parametrize("mode", ["training", "evaluation", "adapted"])
+def test_symbolic_trace(mode):
+    """A layer is a step of the graph; what a subclass adds is in the graph as well."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), Loud(4))
+    convert(net, Stein())
+    if mode == "adapted":
+        adapt(calibrate(net.eval(), [random(16, 3, 8, 8)]))
+    net.train(mode == "training")
+    traced, twin = torch.fx.symbolic_trace(net), copy.deepcopy(net)
+    x = random(5, 3, 8, 8)
+    torch.testing.assert_close(traced(x), twin(x))
+    assert_same_state(net, twin)
+    called = [node for node in traced.graph.nodes if node.op == "call_module"]
+    assert [node.target for node in called] == ["0", "1", "2"]
+    assert traced.get_submodule("1") is net[1]
+    with pytest.raises(torch.fx.proxy.TraceError, match="trace the network"):
+        torch.fx.symbolic_trace(net[1])
 
 
 def run_onnx(net, x):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 
@@ -10,6 +11,8 @@ from shrinkstats.estimators import BatchStatistics, PriorBlend, RobustNorm, Stei
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 
 from torch import nn  # noqa: E402
+from torch._subclasses import FakeTensorMode  # noqa: E402
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
 from shrinkstats.adapters.torch import adapt, calibrate, grouped, reset  # noqa: E402
 from shrinkstats.adapters.torch.streaming import CHANGE, Memory  # noqa: E402
@@ -165,6 +168,141 @@ def test_training_does_not_remember(net):
     adapt(net, memory=16).train()
     net(torch.randn(4, 3, 8, 8))
     assert net[1].adaptation.state.long is None
+
+
+# --- what is not finite ------------------------------------------------------------------------------------------
+
+BAD = [math.nan, math.inf, -math.inf]
+
+
+def spoiled(x, value):
+    x = x.clone()
+    x[1, 2, 0, 1] = value
+    return x
+
+
+@pytest.mark.parametrize("value", BAD)
+@pytest.mark.parametrize("rule", [SteinBlend(), PriorBlend(4), BatchStatistics()], ids=str)
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_not_finite_is_not_remembered(layer, value, rule, first):
+    """The batch itself is what it is without a memory: NaN in its channel, and in all that the rule pools."""
+    batches = torch.randn(6, 4, 4, 3, 3, generator=torch.Generator().manual_seed(1))
+    place = 0 if first else 3
+    adapt(layer, rule, memory=16)
+    expected = [layer(x) for i, x in enumerate(batches) if i != place]
+    state = copy.deepcopy(layer.adaptation.state)
+    alone = adapt(layer, rule)(spoiled(batches[place], value)).isnan()
+    adapt(layer, rule, memory=16)
+    found = [layer(spoiled(x, value) if i == place else x) for i, x in enumerate(batches)]
+    assert alone[:, 2].all()
+    assert torch.equal(found.pop(place).isnan(), alone)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(layer.adaptation.state.long, state.long, strict=True):
+        assert ours == theirs if isinstance(ours, float) else torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_a_stack_of_batches_with_one_that_is_not_finite(layer, value):
+    x = torch.randn(12, 4, 3, 3, generator=torch.Generator().manual_seed(1)).double()
+    x[5] = spoiled(x[4:6], value)[1]
+    adapt(layer, memory=8)
+    expected = torch.cat([layer(part) for part in x.split(2)])
+    adapt(layer, memory=8)
+    with grouped(layer, 2):
+        y = layer(x)
+    assert y[4:6].isnan().any()
+    assert torch.isfinite(y[6:]).all()
+    torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+def test_what_overflows_half_precision_or_the_memory_is_not_remembered(layer):
+    adapt(layer, memory=8)
+    layer(torch.randn(2, 4, 3, 3))
+    before = remembered(layer)
+    layer((torch.randn(2, 4, 3, 3) * 1e6).half())
+    layer(torch.randn(2, 4, 3, 3).double() * 1e200)  # finite, with squares that are not
+    assert remembered(layer) is before
+
+
+def test_a_second_derivative_after_a_batch_that_was_not_finite(layer):
+    adapt(layer, PriorBlend(2), memory=32)
+    x = torch.randn(4, 4, 3, 3, requires_grad=True)
+    y = layer(x)
+    state = vars(layer.adaptation.state).copy()
+    layer(torch.full((2, 4, 3, 3), math.nan, requires_grad=True)).sum().backward()
+    (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    assert torch.isfinite(gradient).all()
+    assert all(vars(layer.adaptation.state)[name] is value for name, value in state.items())
+
+
+@torch.no_grad()
+def test_a_change_is_noticed_after_a_batch_that_was_not_finite(layer):
+    generator = torch.Generator().manual_seed(3)
+    adapt(layer, memory=64)
+    for _ in range(100):
+        layer(torch.randn(1, 4, 3, 3, generator=generator))
+    layer(torch.full((1, 4, 3, 3), math.inf))
+    assert remembered(layer).images > 50
+    for _ in range(8):
+        layer(torch.randn(1, 4, 3, 3, generator=generator) + 2)
+    assert remembered(layer).images < 20
+
+
+# --- traces, exports, transforms -----------------------------------------------------------------------------------
+
+TRANSFORMS = {
+    "export": lambda net, x: torch.export.export(net, (x,)),
+    "export, strict": lambda net, x: torch.export.export(net, (x,), strict=True),
+    "onnx": lambda net, x: torch.onnx.export(net, (x,), dynamo=True, verbose=False),
+    "jit.trace": lambda net, x: torch.jit.trace(net, x),
+    "compile": lambda net, x: torch.compile(net, fullgraph=True, backend="aot_eager")(x),
+    "vmap": lambda net, x: torch.func.vmap(net)(x[None]),
+    "grad": lambda net, x: torch.func.grad(lambda x: net(x).sum())(x),
+    "jvp": lambda net, x: torch.func.jvp(net, (x,), (x,)),
+    "make_fx": lambda net, x: make_fx(net)(x),
+    "make_fx, symbolic": lambda net, x: make_fx(net, tracing_mode="symbolic")(x),
+    "fake": lambda net, x: net(FakeTensorMode(allow_non_fake_inputs=True).from_tensor(x)),
+    "meta": lambda net, x: copy.deepcopy(net).to("meta")(x.to("meta")),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own tools still use what it deprecates
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_a_stream_refuses_what_would_freeze_it(net, transform, used):
+    adapt(net, memory=16)
+    x, y = torch.randn(2, 4, 3, 8, 8)
+    if used:
+        net(x)
+    states = [vars(net[i].adaptation.state).copy() for i in (1, 4)]
+    expected = copy.deepcopy(net)(y)
+    torch.compiler.reset()
+    with pytest.raises(Exception, match=r"with memory cannot be traced|_stream"):
+        transform(net, x)
+    for i, state in zip((1, 4), states, strict=True):
+        assert all(vars(net[i].adaptation.state)[name] is value for name, value in state.items())
+    assert torch.equal(net(y), expected)
+
+
+def test_a_stream_in_a_graph_with_breaks(net):
+    adapt(net, memory=16)
+    twin = copy.deepcopy(net)
+    torch.compiler.reset()
+    compiled = torch.compile(twin, backend="aot_eager")
+    for x in torch.randn(3, 4, 3, 8, 8):
+        torch.testing.assert_close(compiled(x), net(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(remembered(twin[4]), remembered(net[4]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_stream_is_pickled_with_what_it_remembers(net):
+    adapt(net, memory=32)(torch.randn(4, 3, 8, 8))
+    twin = pickle.loads(pickle.dumps(net))
+    assert twin[1].adaptation.layer is twin[1]
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.equal(twin(x), net(x))
+    traced = torch.fx.symbolic_trace(net)
+    assert torch.equal(traced(x), twin(x))
 
 
 def test_errors(net):

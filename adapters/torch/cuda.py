@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from shrinkstats.adapters.torch import fused
+from shrinkstats.adapters.torch.addresses import FULL, address, plain
 from shrinkstats.estimators import Stein
 from shrinkstats.kernels.cuda import THREADS, Grid, Library, Passes, grid_of, kernel
 from shrinkstats.moments import Moments, Statistics
@@ -36,13 +37,13 @@ def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, rule: fused
 class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, rule: fused.Rule) -> Tensor:
-        data = _dense(x.detach())
+        data = _compact(x)
         samples, channels = data.shape[:2]
         count = data.numel() // channels
         size = count // samples
         with _stream(x.device):
             passes = _passes(data)
-            found, deviations = passes.moments(_grid(data, size > 1), data.data_ptr(), float(size) * size)
+            found, deviations = passes.moments(_grid(data, size > 1), address(data), float(size) * size)
             mean, m2, low, high, sample_m2 = found
             sample_m2 = sample_m2 if size > 1 else m2
             rule.moments = Moments(
@@ -51,7 +52,7 @@ class _Normalize(torch.autograd.Function):
             vectors = (_stein if type(rule.estimator) is Stein else _vectors)(rule, found, weight, bias, data)
             rule.statistics = Statistics(vectors[0], vectors[1])
             y = torch.empty_like(data)
-            passes.affine(_grid(data, False), data.data_ptr(), y.data_ptr(), vectors[3].data_ptr())
+            passes.affine(_grid(data, False), address(data), address(y), address(vectors[3]))
         ctx.save_for_backward(x, weight, bias)
         ctx.rule, ctx.found, ctx.deviations, ctx.vectors = rule, found, deviations, vectors
         return y
@@ -61,19 +62,19 @@ class _Normalize(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         if torch.is_grad_enabled():  # someone wants to differentiate the gradient
             return (*fused._plain_gradient(ctx, x, weight, bias, g), None)
-        data = _dense(x.detach())
+        data = _compact(x)
         g = _as_it_lies(g, data)
         with _stream(x.device):
-            passes, addresses = _passes(data), (g.data_ptr(), data.data_ptr())
-            sums = passes.reduce_grad(_grid(data, False), *addresses, ctx.vectors[6].data_ptr())
+            passes, addresses = _passes(data), (address(g), address(data))
+            sums = passes.reduce_grad(_grid(data, False), *addresses, address(ctx.vectors[6]))
             backward = _stein_backward if type(ctx.rule.estimator) is Stein else _backward
             lines, d_weight, d_bias = backward(ctx.rule, sums, ctx.found, ctx.vectors)
             dx = None
             if ctx.needs_input_grad[0]:
                 dx = torch.empty_like(data)
                 each = data.numel() > data.size(0) * data.size(1)
-                deviations = ctx.deviations.data_ptr() if each else 0
-                passes.combine(_grid(data, each), *addresses, dx.data_ptr(), lines.data_ptr(), deviations)
+                deviations = address(ctx.deviations) if each else 0
+                passes.combine(_grid(data, each), *addresses, address(dx), address(lines), deviations)
         d_weight = d_weight.to(weight.dtype) if ctx.needs_input_grad[1] else None
         d_bias = d_bias.to(bias.dtype) if ctx.needs_input_grad[2] else None
         return dx, d_weight, d_bias, None
@@ -83,10 +84,10 @@ def _stein(rule: fused.Rule, found: Tensor, weight: Tensor | None, bias: Tensor 
     """Vectors of channels, of one launch: see `_vectors`."""
     vectors = torch.empty((7, found.size(1)), dtype=found.dtype, device=found.device)
     parameters = [None if v is None else _readable(v) for v in (weight, bias)]
-    told = [n for v in parameters for n in ((0, 0) if v is None else (v.data_ptr(), v.element_size()))]
+    told = [n for v in parameters for n in ((0, 0) if v is None else (address(v), v.element_size()))]
     batch = rule.moments
-    arguments = (found.data_ptr(), found.size(1), float(batch.count), *_noise(batch), *rule.estimator.rules)
-    _launch("stein", (*arguments, float(rule.eps), *told, int(x.dtype != torch.float64), vectors.data_ptr()))
+    arguments = (address(found), found.size(1), float(batch.count), *_noise(batch), *rule.estimator.rules)
+    _launch("stein", (*arguments, float(rule.eps), *told, int(x.dtype != torch.float64), address(vectors)))
     return vectors
 
 
@@ -94,10 +95,10 @@ def _stein_backward(rule: fused.Rule, sums: Tensor, found: Tensor, vectors: Tens
     """The lines of `combine`, and the gradients of weight and bias."""
     room = torch.empty((9, found.size(1)), dtype=found.dtype, device=found.device)
     batch, (lines, gradients) = rule.moments, (room[:5], room[5:])
-    addresses = (sums.data_ptr(), found.data_ptr(), vectors.data_ptr())
+    addresses = (address(sums), address(found), address(vectors))
     size = float(batch.count // batch.samples)
     arguments = (*addresses, found.size(1), float(batch.count), size, *_noise(batch), *rule.estimator.rules)
-    _launch("stein_backward", (*arguments, lines.data_ptr(), gradients.data_ptr()))
+    _launch("stein_backward", (*arguments, address(lines), address(gradients)))
     return lines, gradients[0], gradients[1]
 
 
@@ -145,27 +146,29 @@ def _passes(x: Tensor) -> Passes:
     def empty(shape: tuple[int, ...]) -> Tensor:
         return torch.empty(shape, dtype=torch.float64, device=x.device)
 
-    return Passes(NAMES[x.dtype], x.device.index or 0, Library(empty, Tensor.data_ptr))
+    return Passes(NAMES[x.dtype], x.device.index or 0, Library(empty, address))
 
 
 def _grid(x: Tensor, samples: bool) -> Grid:
     return grid_of(tuple(x.shape), x.stride(), 1, 0 if samples else None)
 
 
-def _dense(x: Tensor) -> Tensor:
+def _compact(x: Tensor) -> Tensor:
     """x, copied if it has gaps or if its samples are not outermost in memory."""
+    x = plain(x)
     return x if _grid(x, True) is not None else x.contiguous()
 
 
 def _as_it_lies(g: Tensor, x: Tensor) -> Tensor:
     """g, in memory as x is."""
+    g = plain(g)
     return g if g.stride() == x.stride() else torch.empty_like(x).copy_(g)
 
 
 def _readable(v: Tensor) -> Tensor:
     """A parameter of a type that the kernels on vectors read."""
-    v = v.detach().contiguous()
-    return v if v.dtype in fused.FULL else v.float()
+    v = plain(v).contiguous()
+    return v if v.dtype in FULL else v.float()
 
 
 def _launch(name: str, arguments: tuple[float, ...]) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from shrinkstats.adapters.torch.addresses import array, tensor
 from shrinkstats.moments import Moments
 
 HEADER = 3  # of a row: samples, observations in each, whether the input needs a gradient
@@ -46,7 +47,7 @@ def merge(batch: Moments, x: Tensor, group: Any, *, extremes: bool) -> Moments:
     table = _AllReduce.apply(table, group)
     header = [[int(value) for value in row] for row in table[:, :HEADER].tolist()]
     _check(header)
-    rows = table.numpy() if on_host else table
+    rows = array(table) if on_host else table
     return sum(
         _unpack(samples, size, row[HEADER:], channels) for (samples, size, _), row in zip(header, rows, strict=True)
     )
@@ -64,9 +65,9 @@ def around_the_mean(batch: Moments) -> tuple[Moments, Any]:
 
 def add(vectors: list[Any], group: Any) -> list[Any]:
     """Vectors of channels, each added up over the ranks."""
-    table = torch.from_numpy(np.stack(vectors))
+    table = tensor(np.stack(vectors))
     dist.all_reduce(table, group=group)
-    return list(table.numpy())
+    return list(array(table))
 
 
 class _AllReduce(torch.autograd.Function):

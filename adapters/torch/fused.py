@@ -12,18 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from shrinkstats.adapters.torch import distributed, memory, openmp
+from shrinkstats.adapters.torch.addresses import DTYPES, ORDINARY, address, array, dense, readable, tensor
 from shrinkstats.estimators import Cotangent, Estimator, Stein
 from shrinkstats.kernels import cpu, generic, team, vectors
 from shrinkstats.moments import Moments, Statistics, moments
 from shrinkstats.prior import Prior
 
-HALF = (torch.float16, torch.bfloat16)
-DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
-FULL = tuple(DTYPES)
 _NOTHING, _NONE = np.empty(0), np.empty((0, 0), np.uint8)
 
 
@@ -42,7 +40,7 @@ class Rule:
 
 def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, rule: Rule) -> Tensor:
     """``weight (x - center) / scale + bias`` over axis 1, by the rule, which also gets the statistics."""
-    if fits(x, rule.group):
+    if fits(x, rule.group) and readable(weight) and readable(bias):
         return _FusedNormalize.apply(x, weight, bias, rule)
     if x.device.type == "cuda" and computed_now(x):
         from shrinkstats.adapters.torch import cuda
@@ -57,14 +55,14 @@ def fits(x: Tensor, group: Any = None) -> bool:
 
     Ranks of a group answer alike, also those that have nothing: both ways wait for each other, but not across.
     """
-    return x.device.type == "cpu" and (x.numel() > 0 or group is not None) and computed_now(x)
+    return readable(x) and (x.numel() > 0 or group is not None) and computed_now(x)
 
 
 def computed_now(x: Tensor) -> bool:
     """Whether x is an ordinary tensor of numbers, neither traced nor transformed."""
     return (
-        type(x) in (Tensor, nn.Parameter)  # subclasses see every operation
-        and x.layout == torch.strided
+        type(x) in ORDINARY
+        and x.layout is torch.strided
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch.jit.is_tracing()
@@ -94,7 +92,7 @@ def plain(x: Tensor, weight: Tensor | None, bias: Tensor | None, rule: Rule) -> 
 class _FusedNormalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, rule: Rule) -> Tensor:
-        data = _dense(x)
+        data = dense(x)
         with np.errstate(all="ignore"):  # NaN and infinity pass through, as everywhere in PyTorch
             rule.moments, means = _moments(data, rule.estimator.uses_extremes)
             ctx.drift = None
@@ -116,7 +114,7 @@ class _FusedNormalize(torch.autograd.Function):
         if torch.is_grad_enabled():  # someone wants to differentiate the gradient
             return (*_plain_gradient(ctx, x, weight, bias, g), None)
         rule, batch, statistics = ctx.rule, ctx.rule.moments, ctx.rule.statistics
-        data, gradient = _dense(x), _dense(g)
+        data, gradient = dense(x), dense(g)
         sums = _reduce(gradient, data, batch.mean)
         with np.errstate(all="ignore"):
             d_center, d_scale, d_weight, d_bias = vectors.scale_gradients(
@@ -125,7 +123,7 @@ class _FusedNormalize(torch.autograd.Function):
             dx, ties = None, None
             if ctx.needs_input_grad[0]:
                 if rule.group is not None:
-                    ties = _ties(data.numpy(), batch) if rule.estimator.uses_extremes else ()
+                    ties = _ties(array(data), batch) if rule.estimator.uses_extremes else ()
                     d_center, d_scale, *ties = distributed.add([d_center, d_scale, *ties], rule.group)
                 d_spread = d_scale * rule.estimator.scale_gradient(statistics.var, ctx.scale)
                 cotangent = _pullback(rule, Statistics(d_center, d_spread))
@@ -150,7 +148,7 @@ def _moments(x: Tensor, extremes: bool) -> tuple[Moments, Any]:
     alone = count == samples  # nothing within a sample: one group holds all of them
     job = team.plan("moments", DTYPES[x.dtype], x.shape, (x.stride(),), None if alone else 0)
     groups = np.empty((5 if extremes else 3, job.samples, channels))
-    openmp.run(job, job.table(x.data_ptr(), 0, 0, _NONE, groups, int(extremes)), x.nbytes)
+    openmp.run(job, job.table(address(x), 0, 0, _NONE, groups, int(extremes)), x.nbytes)
     means, _, squares = groups[:3]
     size = count // samples
     mean, m2, sample_m2 = cpu.merge(means, squares, count // len(means))
@@ -165,7 +163,7 @@ def _affine(x: Tensor, center: Any, scale: Any, weight: Any, bias: Any, out: Ten
     lines = np.empty((3, job.copies * job.channels if job else x.size(1)), DTYPES[x.dtype])
     slope = vectors.affine_lines(center, scale, weight, bias, lines)
     if job:
-        openmp.run(job, job.table(x.data_ptr(), out.data_ptr(), 0, lines, _NOTHING), x.nbytes)
+        openmp.run(job, job.table(address(x), address(out), 0, lines, _NOTHING), x.nbytes)
     return slope
 
 
@@ -177,7 +175,7 @@ def _reduce(g: Tensor, x: Tensor, mean: Any) -> tuple[Any, Any]:
     lines = np.empty((1, job.copies * job.channels), DTYPES[x.dtype])
     vectors.pivot_lines(mean, lines)
     sums = np.empty((2, job.samples, job.channels))
-    openmp.run(job, job.table(g.data_ptr(), x.data_ptr(), 0, lines, sums), x.nbytes)
+    openmp.run(job, job.table(address(g), address(x), 0, lines, sums), x.nbytes)
     return sums, lines[0]
 
 
@@ -201,18 +199,17 @@ def _pullback(rule: Rule, g: Statistics) -> Cotangent:
         return own
     batch = rule.moments
     mean, m2, low, high, sample_m2 = leaves = [
-        torch.from_numpy(v.copy()).requires_grad_()
-        for v in (batch.mean, batch.m2, batch.minimum, batch.maximum, batch.sample_m2)
+        tensor(v).requires_grad_() for v in (batch.mean, batch.m2, batch.minimum, batch.maximum, batch.sample_m2)
     ]
     with torch.enable_grad():
         vectors = Moments(batch.count, batch.samples, mean, m2, low, high, batch.sample_weight, mean, sample_m2)
         statistics = rule.estimator.statistics(vectors, None if rule.prior is None else _tensors(rule.prior, mean))
-    wanted = [(s, torch.from_numpy(v)) for s, v in zip(statistics, g, strict=True) if s.requires_grad]
+    wanted = [(s, torch.as_tensor(v)) for s, v in zip(statistics, g, strict=True) if s.requires_grad]
     if not wanted:
         return Cotangent()
     outputs, gradients = zip(*wanted, strict=True)
     found = torch.autograd.grad(outputs, leaves, gradients, allow_unused=True)
-    return Cotangent(*(None if v is None else v.numpy() for v in found))
+    return Cotangent(*(None if v is None else array(v) for v in found))
 
 
 def _input_gradient(
@@ -231,16 +228,16 @@ def _input_gradient(
         *(_NOTHING if v is None else v for v in (cotangent.mean, cotangent.m2, cotangent.sample_m2)),
         means, batch.mean, float(batch.count), size, slope, lines, d,
     )  # fmt: skip
-    table = job.table(g.data_ptr(), x.data_ptr(), dx.data_ptr(), lines, d, job.channels if each else 0)
+    table = job.table(address(g), address(x), address(dx), lines, d, job.channels if each else 0)
     openmp.run(job, table, x.nbytes)
     if cotangent.minimum is not None or cotangent.maximum is not None:
-        data = x.numpy()
+        data = array(x)
         ties = _ties(data, batch) if ties is None else ties
         at = [
             np.divide(0.0 if v is None else v, n, out=np.zeros_like(batch.mean), where=n > 0)
             for v, n in zip((cotangent.minimum, cotangent.maximum), ties, strict=True)
         ]
-        cpu.add_at_extremes(data, 1, batch.minimum, batch.maximum, *at, out=dx.numpy())
+        cpu.add_at_extremes(data, 1, batch.minimum, batch.maximum, *at, out=array(dx))
     return dx if dx.dtype == like.dtype else dx.to(like.dtype)
 
 
@@ -265,28 +262,17 @@ def _plain_gradient(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | N
     return [next(found) if needed else None for needed in ctx.needs_input_grad[:3]]
 
 
-def _dense(x: Tensor) -> Tensor:
-    """The tensor's data; half precision, which NumPy and Numba lack, widened."""
-    x = x.detach()
-    return x.float() if x.dtype in HALF else x
-
-
-def _array(x: Tensor) -> Any:
-    """The same as a NumPy array."""
-    return _dense(x).numpy()
-
-
 def _gradient(v: Any, like: Tensor | None, needed: bool) -> Tensor | None:
     """A gradient of the type of its parameter."""
     if not needed:
         return None
-    v = torch.from_numpy(v)
+    v = tensor(v)
     return v if v.dtype == like.dtype else v.to(like.dtype)
 
 
 def _vector(v: Tensor | None) -> Any:
     """A vector for NumPy, of length 0 if there is none."""
-    return _NOTHING if v is None else _array(v)
+    return _NOTHING if v is None else array(v if v.is_contiguous() else v.contiguous())
 
 
 def _tensors(prior: Prior, like: Tensor) -> Prior:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from shrinkstats._arrays import namespace
 from shrinkstats.adapters.torch import fused
+from shrinkstats.adapters.torch.addresses import array
 from shrinkstats.estimators import Estimator
 from shrinkstats.kernels import cpu
 from shrinkstats.moments import Moments
@@ -20,12 +22,8 @@ def normalize(layer: Any, x: Tensor, estimator: Estimator) -> Tensor:
     size = layer.group_size
     if len(x) % size:
         raise ValueError(f"{len(x)} images do not divide into groups of {size}; pass a multiple, and the rest alone")
-    batches = moments(x, size, extremes=estimator.uses_extremes)
-    prior = layer._prior(x, size) if estimator.uses_prior else None
-    if prior is not None and isinstance(batches.mean, Tensor):
-        prior = fused._tensors(prior, batches.mean)
-    center, spread = estimator.statistics(batches, prior)
-    center, slope = torch.as_tensor(center), torch.as_tensor(1 / estimator.scale(spread, layer.eps))
+    with np.errstate(all="ignore"):  # NaN and infinity pass through, as everywhere in PyTorch
+        center, slope = _center_and_slope(layer, x, estimator)
     if layer.weight is not None:
         slope = slope * layer.weight
     shift = -center * slope
@@ -39,6 +37,17 @@ def normalize(layer: Any, x: Tensor, estimator: Estimator) -> Tensor:
     # One multiplication and addition, as PyTorch evaluates with running statistics.
     y = torch.addcmul(along(shift), x.unflatten(0, (-1, size)).to(work), along(slope))
     return y.flatten(0, 1).to(x.dtype)
+
+
+def _center_and_slope(layer: Any, x: Tensor, estimator: Estimator) -> tuple[Tensor, Tensor]:
+    """What to subtract from every group, and what to multiply it with: vectors of shape (groups, c)."""
+    size = layer.group_size
+    batches = moments(x, size, extremes=estimator.uses_extremes)
+    prior = layer._prior(x, size) if estimator.uses_prior else None
+    if prior is not None and isinstance(batches.mean, Tensor):
+        prior = fused._tensors(prior, batches.mean)
+    center, spread = estimator.statistics(batches, prior)
+    return torch.as_tensor(center), torch.as_tensor(1 / estimator.scale(spread, layer.eps))
 
 
 def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
@@ -68,8 +77,7 @@ def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
 def _image_moments(x: Tensor, extremes: bool) -> list[Any]:
     """Mean, squared deviations and, if asked for, extremes of every channel of every image: vectors (n, c)."""
     if fused.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
-        dense = (x.float() if x.dtype in fused.HALF else x).detach().numpy()
-        return list(cpu.group_moments(dense, 1, 0, extremes=extremes)[: 4 if extremes else 2])
+        return list(cpu.group_moments(array(x), 1, 0, extremes=extremes)[: 4 if extremes else 2])
     wide = x.flatten(2) if x.ndim > 2 else x[..., None]
     wide = wide.to(torch.float64 if x.device.type == "cpu" else torch.promote_types(x.dtype, torch.float32))
     mean = wide.mean(2)

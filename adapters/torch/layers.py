@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.fx.proxy import TraceError
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
-from shrinkstats.adapters.torch import blended, fused, groups
+from shrinkstats.adapters.torch import addresses, agreement, blended, fused, groups
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
+from shrinkstats.adapters.torch.streaming import Streaming, check_computed_now
 from shrinkstats.estimators import Estimator, Stein, SteinBlend
 from shrinkstats.kernels import vectors
 from shrinkstats.prior import Prior
@@ -65,21 +69,38 @@ class ShrinkBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize; input and output of shape (n, c, ...)."""
+        if isinstance(input, Proxy):
+            return _record(self, input)
         self._check_input_dim(input)
         if not self.training and self.adaptation is None and self.running_mean is not None:
             return self._evaluate(input)
-        if not input.is_floating_point():
+        if input.dtype not in addresses.REAL:
             raise TypeError(f"expected a floating point input, got {input.dtype}; convert it with .float()")
+        if input.layout is not torch.strided:
+            raise TypeError(f"expected an ordinary input, got layout {input.layout}; convert it with .to_dense()")
         adapting = not self.training and self.adaptation is not None
         group = self.process_group if self.training else None
-        if input.numel() == 0 and group is None:
+        if input.numel() == 0 and (group is None or input.size(1) == 0):
             return self._pass_nothing(input)
         if not adapting and group is None and input.numel() == input.size(1):
             raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
         estimator = self.adaptation if adapting else self.estimator
+        agreement.check(self, input, noise=estimator.uses_prior)
+        if isinstance(estimator, Streaming):
+            return self._stream(input, estimator)
+        return self._normalize(input, estimator, group)
+
+    @torch.compiler.disable
+    def _stream(self, input: Tensor, estimator: Streaming) -> Tensor:
+        """As any other, but never in a graph, which would remember what it was made with."""
+        check_computed_now(input)
+        return self._normalize(input, estimator, None)
+
+    def _normalize(self, input: Tensor, estimator: Estimator, group: Any) -> Tensor:
+        """With the statistics of an estimator."""
         if self.group_size is not None and not self.training:
             return groups.normalize(self, input, estimator)
-        if adapting and type(estimator) is SteinBlend and blended.fits(self, input):
+        if not self.training and type(estimator) is SteinBlend and blended.fits(self, input):
             output = blended.normalize(self, input, estimator.kappa)
             if output is not None:
                 return output
@@ -104,7 +125,7 @@ class ShrinkBatchNorm(_BatchNorm):
 
     def _pass_nothing(self, input: Tensor) -> Tensor:
         """An empty batch, as PyTorch takes it: it counts as a batch, and says nothing about the statistics."""
-        if self.training and self.track_running_stats:
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return torch.batch_norm(
             input, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
@@ -117,7 +138,7 @@ class ShrinkBatchNorm(_BatchNorm):
         if fused.fits(input, self.process_group if self.training else None):
 
             def copied(v: Tensor) -> Any:
-                return fused._array(v).astype(np.float64)
+                return addresses.array(v).astype(np.float64)
         else:
             dtype = torch.float64 if input.device.type == "cpu" else torch.promote_types(input.dtype, torch.float32)
 
@@ -132,9 +153,12 @@ class ShrinkBatchNorm(_BatchNorm):
         center, spread = rule.statistics
         spread = self.estimator.tracked(spread, rule.moments.count)
         buffers, batches = (self.running_mean, self.running_var), self.num_batches_tracked
-        batches.add_(1)
-        if self.momentum is not None and isinstance(center, np.ndarray) and buffers[0].dtype in fused.FULL:
-            vectors.follow(*(buffer.numpy() for buffer in buffers), center, spread, self.momentum)
+        if batches is not None:
+            batches.add_(1)
+        if buffers[0] is None:
+            return
+        if self.momentum is not None and isinstance(center, np.ndarray) and all(map(addresses.writable, buffers)):
+            vectors.follow(*map(addresses.array, buffers), center, spread, self.momentum)
             torch.autograd.graph.increment_version(buffers)
             return
         for buffer, value in zip(buffers, (center, spread), strict=True):
@@ -143,12 +167,24 @@ class ShrinkBatchNorm(_BatchNorm):
                 share = 1 / batches.to(value.dtype) if self.momentum is None else self.momentum
                 buffer.add_((value - buffer) * share)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.
-        for name in NOISE_BUFFERS:
-            saved = state_dict.get(prefix + name)
-            setattr(self, name, None if saved is None else torch.empty_like(saved, device=self.running_var.device))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        saved = [state_dict.get(prefix + name) for name in NOISE_BUFFERS]
+        before, like = [getattr(self, name) for name in NOISE_BUFFERS], self.running_var
+        given = like is not None and any(v is not None for v in saved)  # without running statistics: unexpected keys
+        wide = (saved[0] if isinstance(saved[0], Tensor) else torch.empty(0)) if given and is_lazy(like) else like
+        fault = agreement.unfit_noise(saved, wide.numel()) if given else None
+        if fault:
+            args[-1].append(f"calibration of {prefix.rstrip('.') or 'the layer'}: {fault}")
+        for name, v in zip(NOISE_BUFFERS, saved, strict=True):
+            whole = given and not fault
+            setattr(self, name, torch.empty(v.shape, dtype=like.dtype, device=like.device) if whole else None)
+            if fault:
+                state_dict.pop(prefix + name, None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if fault:
+            for name, v in zip(NOISE_BUFFERS, before, strict=True):
+                setattr(self, name, v)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ShrinkBatchNorm:
         memo[id(self.process_group)] = self.process_group  # ranks cannot be copied
@@ -253,6 +289,22 @@ def _snapshot(buffer: Tensor) -> Tensor:
 @_snapshot.register_fake
 def _(buffer: Tensor) -> Tensor:
     return torch.empty_like(buffer)
+
+
+def normalize(layer: ShrinkBatchNorm, input: Tensor) -> Tensor:
+    """What a layer does without what a subclass adds, as a function that a graph may call."""
+    return ShrinkBatchNorm.forward(layer, input)
+
+
+def _record(layer: ShrinkBatchNorm, input: Proxy) -> Any:
+    """A step of a graph that torch.fx records: the whole layer, as if it were one of PyTorch's."""
+    tracer = input.tracer
+    path = tracer.path_of_module(layer)
+    if not path:
+        raise TraceError("a layer by itself is one step, and no graph: trace the network that it is in")
+    if type(layer).forward is ShrinkBatchNorm.forward:
+        return tracer.create_proxy("call_module", path, (input,), {})
+    return tracer.create_proxy("call_function", normalize, (tracer.create_proxy("get_attr", path, (), {}), input), {})
 
 
 def check_estimator(estimator: Any) -> Estimator:

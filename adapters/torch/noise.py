@@ -45,11 +45,26 @@ def noise_of(layer: Any, n: float, convert: Callable[[Tensor], Any]) -> Sampling
     if layer.noise_mean is None:
         return None
     mean, sd, bias = (convert(getattr(layer, name)) for name in NOISE_BUFFERS)
+    if torch.compiler.is_compiling() or type(n) not in (int, float):
+        return _noise_of_any(n, mean, sd, bias)
     position = min(math.log2(n), len(sd) - 1)
     low = int(position)
     share = position - low
 
     def between(table: Any) -> Any:
         return (table[low] if share == 0 else table[low] + share * (table[low + 1] - table[low])) / n
+
+    return SamplingNoise(mean / n, between(sd), between(bias))
+
+
+def _noise_of_any(n: Any, mean: Tensor, sd: Tensor, bias: Tensor) -> SamplingNoise:
+    """The same in tensor operations alone, for a graph in which n stands for any number."""
+    n = n.to(mean) if isinstance(n, Tensor) else torch.scalar_tensor(n, dtype=mean.dtype, device=mean.device)
+    rows = torch.arange(sd.shape[0], dtype=mean.dtype, device=mean.device)
+    position = torch.minimum(torch.log2(n), rows[-1])
+    hats = (1 - (position - rows).abs()).clamp(min=0)  # how near to each row: two of them share, at most
+
+    def between(table: Tensor) -> Tensor:
+        return (hats[:, None] * table).sum(0) / n
 
     return SamplingNoise(mean / n, between(sd), between(bias))

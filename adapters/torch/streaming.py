@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from shrinkstats.adapters.torch.noise import noise_of
 from shrinkstats.estimators import Cotangent, Estimator
@@ -47,6 +48,11 @@ class Memory(NamedTuple):
             torch.lerp(self.var, batch.var, share) + spread,
             torch.lerp(self.between, batch.between, share) + spread,
         )
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of it is numbers: what is not would never fade."""
+        return bool(torch.isfinite(torch.stack(self[2:])).all())
 
 
 @dataclass
@@ -103,9 +109,10 @@ class Streaming(Estimator):
 
     def _after(self, batch: Memory, moments: Moments, prior: Prior | None) -> Statistics:
         state = self.state
-        if not _same(state.batch, batch):  # a second derivative asks again for the batch it had
-            self._remember(batch)
-        memory = state.long
+        if _same(state.batch, batch):  # a second derivative asks again for the batch it had
+            memory = state.long
+        else:
+            memory = self._remember(batch)
         pixels = moments.count / moments.samples
         mean, var, between = map(_like(moments.mean), memory[2:])
         seen = Moments(
@@ -124,26 +131,49 @@ class Streaming(Estimator):
             prior = Prior(*prior[:2], noise and SamplingNoise(*map(_like(moments.mean), noise)))
         return self.estimator.statistics(seen, prior)
 
-    def _remember(self, batch: Memory) -> None:
+    def _remember(self, batch: Memory) -> Memory:
+        """What is remembered after a batch; all of the state changes, or nothing of it."""
         state = self.state
-        state.batch = batch
-        if state.long is None:
-            state.long = state.recent = batch
-            return
-        state.long = state.long.then(batch, self.capacity)
-        state.recent = state.recent.then(batch, max(1, self.capacity // RECENT))
-        if self._changed():
-            state.long = state.recent
+        long = batch if state.long is None else state.long.then(batch, self.capacity)
+        recent = batch if state.recent is None else state.recent.then(batch, max(1, self.capacity // RECENT))
+        if not (long.finite and recent.finite):
+            return long  # the batch has what it is made of, those to come do not
+        if self._changed(long, recent):
+            long = recent
+        state.batch, state.long, state.recent = batch, long, recent
+        return long
 
-    def _changed(self) -> bool:
+    def _changed(self, long: Memory, recent: Memory) -> bool:
         """Whether the last few images are further from the memory than chance puts them."""
-        long, recent = self.state.long, self.state.recent
         noise = self.layer.noise_mean
         per_image = long.between if noise is None else noise.to(long.mean)
         unit = torch.where(long.var > 0, long.var, torch.inf)
         chance = float((per_image / unit).sum()) * (1 / recent.images - 1 / long.images)
         distance = float(((recent.mean - long.mean).square() / unit).sum())
         return chance > 0 and distance > CHANGE * chance
+
+
+def check_computed_now(x: Tensor) -> None:
+    """A graph, or a transform, would keep what the stream remembers at this moment, and leave tensors of its own in it.
+
+    Raises
+    ------
+    RuntimeError
+        If x is not a tensor of numbers, but stands for some.
+    """
+    modes = torch._C._TorchDispatchModeKey
+    if (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or any(torch._C._get_dispatch_mode(key) is not None for key in (modes.FAKE, modes.PROXY, modes.FUNCTIONAL))
+        or isinstance(x, FakeTensor)
+        or x.is_meta
+    ):
+        raise RuntimeError(
+            "a layer that was adapted with memory cannot be traced, exported or transformed: its outputs depend on the "
+            "batches before; call it as it is, or adapt(model) without memory first"
+        )
 
 
 def _like(x: Any) -> Callable[[Tensor], Any]:
