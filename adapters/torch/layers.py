@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+import warnings
 from functools import partial
 from typing import Any
 
@@ -11,11 +13,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from shrinkstats.adapters.torch import blended, fused, groups
+from shrinkstats.adapters.torch import blended, fused, groups, images, saved
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
 from shrinkstats.estimators import Estimator, Stein, SteinBlend
 from shrinkstats.kernels import vectors
 from shrinkstats.prior import Prior
+
+
+class _Affine:
+    """The attribute `affine`; SyncBatchNorm.convert_sync_batchnorm, which would lose the rule, learns that from it."""
+
+    converter = nn.SyncBatchNorm.convert_sync_batchnorm.__func__.__code__
+
+    def __get__(self, layer: Any, owner: Any = None) -> Any:
+        if layer is None:
+            return self
+        if sys._getframe(1).f_code is self.converter:
+            raise TypeError(
+                "SyncBatchNorm.convert_sync_batchnorm would drop the estimators of converted layers: use "
+                "convert(model, estimator, process_group=torch.distributed.group.WORLD) instead, or call it first"
+            )
+        return vars(layer)["affine"]
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        vars(layer)["affine"] = value
 
 
 class ShrinkBatchNorm(_BatchNorm):
@@ -33,9 +54,15 @@ class ShrinkBatchNorm(_BatchNorm):
         The ranks that share statistics in training.
     group_size : int or None
         In evaluation this many images in a row share batch statistics (:func:`grouped`); None, all of a batch.
+    image_rows : int
+        How many rows of the input are one image when the layer adapts, as :func:`calibrate` found: 1, or as many as an
+        image has tokens where these are flattened into the batch.
     """
 
     group_size: int | None = None
+    image_rows: int = 1
+    affine = _Affine()
+    _watch: Any = None  # sees every input
 
     def __init__(
         self,
@@ -66,6 +93,8 @@ class ShrinkBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalize; input and output of shape (n, c, ...)."""
         self._check_input_dim(input)
+        if self._watch is not None:
+            self._watch(input)
         if not self.training and self.adaptation is None and self.running_mean is not None:
             return self._evaluate(input)
         if not input.is_floating_point():
@@ -76,6 +105,12 @@ class ShrinkBatchNorm(_BatchNorm):
             return self._pass_nothing(input)
         if not adapting and group is None and input.numel() == input.size(1):
             raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
+        if adapting and self.image_rows > 1:
+            return images.apart(self._by_rule(images.together(input, self.image_rows), adapting, group))
+        return self._by_rule(input, adapting, group)
+
+    def _by_rule(self, input: Tensor, adapting: bool, group: Any) -> Tensor:
+        """With statistics of the batch, as the estimator makes them."""
         estimator = self.adaptation if adapting else self.estimator
         if self.group_size is not None and not self.training:
             return groups.normalize(self, input, estimator)
@@ -146,9 +181,32 @@ class ShrinkBatchNorm(_BatchNorm):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.
         for name in NOISE_BUFFERS:
-            saved = state_dict.get(prefix + name)
-            setattr(self, name, None if saved is None else torch.empty_like(saved, device=self.running_var.device))
+            value = state_dict.get(prefix + name)
+            setattr(self, name, None if value is None else torch.empty_like(value, device=self.running_var.device))
+        vars(self).pop("image_rows", None)
+        if prefix + saved.KEY in state_dict:
+            try:
+                rule, rows, unknown = saved.read(state_dict.pop(prefix + saved.KEY), self)
+            except ValueError as error:
+                args[-1].append(f"{prefix + saved.KEY}: {error}")  # what load_state_dict raises
+            else:
+                if rows != 1:
+                    self.image_rows = rows
+                if rule is not None:
+                    self.adaptation = rule
+                elif unknown is not None and self.adaptation is None:
+                    warnings.warn(
+                        f"layer {prefix.removesuffix('.')} was adapted by {unknown}, which is not one of "
+                        "shrinkstats.estimators and does not come back from a file: call adapt again",
+                        stacklevel=2,
+                    )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        said = saved.written(self)
+        if said is not None:
+            destination[prefix + saved.KEY] = said
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ShrinkBatchNorm:
         memo[id(self.process_group)] = self.process_group  # ranks cannot be copied
