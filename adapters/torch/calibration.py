@@ -180,6 +180,6 @@ def _measured(
     if unseen and rows > 1:
         raise ValueError(
             f"layer {name} saw {rows} rows for every image, but not which are whose: that takes a batch whose first "
-            f"and last image differ there; leave the layer out with exclude=[{name!r}] if it does not depend on the images"
+            f"and last image differ there; if it does not depend on the images, leave it out with exclude=[{name!r}]"
         )
     return rows, noise

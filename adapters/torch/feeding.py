@@ -60,7 +60,7 @@ def _plain_forward(model: nn.Module, batch: Any) -> Any:
         return model(**_accepted(model, inputs))
     raise TypeError(
         "the loader must yield tensors, dictionaries of keyword arguments, or tuples whose first entry is one of "
-        f"these, got {_kind(batch)}; for anything else pass forward=, a function of the model and a batch that runs the model"
+        f"these, got {_kind(batch)}; for anything else pass forward=, a function of the model and a batch"
     )
 
 

@@ -72,8 +72,8 @@ class Peers:
                 self.rows.clear()
                 raise ValueError(
                     f"layer {many[0]} sees {many[1]} rows where layer {few[0]} sees {few[1]}, so that memory would "
-                    f"count rows for images: calibrate(model, loader) finds out which rows are whose; exclude=[{many[0]!r}] "
-                    "leaves the layer as it was trained"
+                    "count rows for images: calibrate(model, loader) finds out which rows are whose; "
+                    f"exclude=[{many[0]!r}] leaves the layer as it was trained"
                 )
         self.rows[name] = rows
 
