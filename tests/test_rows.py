@@ -172,7 +172,7 @@ def test_uncalibrated_it_is_refused_where_images_are_counted(twins):
 
 
 def test_another_number_of_rows_is_refused(twins):
-    flat, _, shape = calibrated(twins)
+    flat, *_ = calibrated(twins)
     if isinstance(flat, Points):
         with pytest.raises(ValueError, match="55 rows are no whole number of images of 10 rows"):
             adapt(flat)(random(5, 11, 3))

@@ -159,7 +159,7 @@ def adapted(
     (True, BatchNorm2d(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True))
     """
     with restored(convertible_layers(model, exclude).values()):
-        _adapt(model, estimator, memory, exclude, 5)  # past contextlib
+        _adapt(model, estimator, memory, exclude, 4)  # past contextlib
         yield model
 
 

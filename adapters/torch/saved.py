@@ -64,8 +64,10 @@ def read(saved: Any, layer: Any) -> tuple[Estimator | None, int, str | None]:
             return None, rows, name
         if memory is not None and (type(memory) is not int or memory < 1):
             raise ValueError(f"a memory of {memory!r} images")
-        if not all(v is None or type(v) in (int, float, str) for v in options.values()):
-            raise ValueError("options that are no numbers")
+        for field in fields(RULES[name]):
+            numbers = field.type == "float"
+            if field.name in options and (type(options[field.name]) in (int, float)) != numbers:
+                raise ValueError(f"{options[field.name]!r} for {field.name}")
         estimator = RULES[name](**options)
         return (estimator if memory is None else Streaming(estimator, memory, layer)), rows, None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
