@@ -19,7 +19,11 @@ class _Recorder(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         self._calls += 1
         normalized = _BatchNorm.forward(self, input)
-        return normalized if self._answer is None else torch.randn(normalized.shape, generator=self._answer).to(input)
+        return (
+            normalized
+            if self._answer is None
+            else torch.randn(normalized.shape, generator=self._answer, device="cpu").to(input)
+        )
 
 
 class Trial:
@@ -40,7 +44,8 @@ class Trial:
         self._layer = layer
         self._class = type(cls.__name__, (cls, _Recorder, base), {"__module__": cls.__module__})
         device = next((t.device for t in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))
-        self._device = torch.device("cpu") if device.type == "meta" else device
+        self._empty = device.type == "meta"
+        self._device = torch.device("cpu") if self._empty else device
 
     def problem(self) -> str | None:
         """Why our forward pass would not be the one that normalizes; None if it would."""
@@ -89,6 +94,7 @@ class Trial:
         for shape in self._shapes():
             with torch.random.fork_rng(devices=devices), torch.no_grad():
                 torch.manual_seed(0)
+                function._calls = 0
                 try:
                     return function(torch.randn(shape, device=self._device))
                 except Exception as error:  # as above
@@ -115,7 +121,7 @@ class Trial:
         group = getattr(self._layer, "process_group", None)
         memo[id(group)] = group
         trial = copy.deepcopy(self._layer, memo)
-        if self._layer.running_mean is not None and self._layer.running_mean.is_meta:
+        if self._empty:
             trial.to_empty(device=self._device)
         if parametrize.is_parametrized(self._layer):
             from shrinkstats.adapters.torch.classes import _parametrized
@@ -123,13 +129,15 @@ class Trial:
             trial.__class__ = _parametrized(type(self._layer), self._class)
         else:
             trial.__class__ = self._class
-        trial._calls, trial._answer = 0, None
+        trial._answer = None
         trial.float().train(training)
         generator = torch.Generator(self._device).manual_seed(1)
         with torch.no_grad():
             for value in (*trial.parameters(), *trial.buffers()):
                 if value.is_floating_point():
                     value.uniform_(0.5, 2, generator=generator)
+                elif self._empty:
+                    value.zero_()
         return trial
 
 
