@@ -188,7 +188,7 @@ def test_errors(net):
     assert type(bare[0]) is nn.BatchNorm2d
     with pytest.raises(TypeError, match="estimator"):
         adapt(net, "stein")
-    one = adapt(convert(nn.BatchNorm1d(3), Stein()), BatchStatistics())
+    one = adapt(convert(nn.BatchNorm1d(3), Stein()).eval(), BatchStatistics())
     one.adaptation = SteinBlend()
     with pytest.raises(ValueError, match="calibrate"):
         one.eval()(torch.randn(1, 3))

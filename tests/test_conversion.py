@@ -538,3 +538,159 @@ def test_errors():
         convert(network(), "stein")
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         convert([1, 2], Stein())
+
+
+# --- classes whose forward pass is their own: tried, not read ------------------------------------------------------
+
+
+class AroundIt(nn.BatchNorm2d):
+    """By another name than super: the call is what counts."""
+
+    def forward(self, input):
+        method = getattr(super(), "for" + "ward")
+        return method(input).sigmoid()
+
+
+class Elsewhere(nn.BatchNorm2d):
+    """In words, super().forward; what it returns is the work of other code."""
+
+    def forward(self, input):
+        if input.ndim == 3:
+            return super().forward(input)
+        return normalized_elsewhere(self, input)
+
+
+def normalized_elsewhere(layer, x):
+    return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.training)
+
+
+class Forgetting(nn.BatchNorm2d):
+    """Calls super().forward for the running statistics, and normalizes itself."""
+
+    def forward(self, input):
+        super().forward(input)
+        return normalized_elsewhere(self, input)
+
+
+class Twice(nn.BatchNorm2d):
+    def forward(self, input):
+        return super().forward(super().forward(input))
+
+
+class Conditional(nn.BatchNorm2d):
+    def forward(self, input, labels):
+        return super().forward(input) * labels
+
+
+class Unweighted(BatchNormAct2d):
+    def forward(self, x):
+        x = F.batch_norm(x, self.running_mean, self.running_var, None, None, self.training, self.momentum, self.eps)
+        return self.act(self.drop(x))
+
+
+class ChannelsLast(nn.BatchNorm2d):
+    def forward(self, input):
+        return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Dropping(nn.BatchNorm2d):
+    def forward(self, input):
+        return F.normalize(F.dropout(super().forward(input), 0.5, self.training))
+
+
+class Awkward(nn.BatchNorm2d):
+    """Counts its passes, is hooked, cannot be copied as a whole, and draws random numbers."""
+
+    passes = 0
+
+    def forward(self, input):
+        self.passes += 1
+        return super().forward(input + torch.rand(())) + 0 * torch.rand(())
+
+
+@pytest.mark.parametrize("kind", [AroundIt, ChannelsLast, Dropping, Awkward, Activated, Mixed])
+def test_a_class_that_calls_ours_is_converted(kind):
+    layer = kind(3, 0.3) if kind is Activated else kind(3)
+    x = torch.randn(6, 4, 4, 3) if kind is ChannelsLast else torch.randn(6, 3, 4, 4)
+    twin = convert(copy.deepcopy(layer), BatchStatistics())
+    for training in (True, False):
+        torch.manual_seed(0)
+        expected = layer.train(training)(x)
+        torch.manual_seed(0)
+        torch.testing.assert_close(twin.train(training)(x), expected, rtol=1e-5, atol=1e-5)
+    assert type(revert(twin)) is kind
+
+
+REFUSED = {
+    Elsewhere: "does not leave the normalization",
+    Forgetting: "does not leave the normalization",
+    Twice: "does not leave the normalization",
+    Unweighted: "does not leave the normalization",
+    Conditional: "fails on a small trial input.*labels",
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
+def test_a_class_that_does_not_is_refused(kind):
+    with pytest.raises(TypeError, match=rf"1 .*{kind.__name__}.*{REFUSED[kind]}.*exclude"):
+        convert(nn.Sequential(nn.BatchNorm2d(3), kind(3)), Stein())
+
+
+def test_a_lazy_layer_with_a_forward_of_its_own_is_run_first():
+    class Lazy(nn.LazyBatchNorm2d):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    with pytest.raises(TypeError, match="run the network once before"):
+        convert(Lazy(), Stein())
+
+
+@pytest.mark.parametrize("kind", [Awkward, BatchNormAct2d, Dropping, Forgetting])
+def test_a_trial_leaves_no_trace(kind):
+    layer = kind(3)
+    layer.register_forward_pre_hook(lambda *_: pytest.fail("a hook was called"))
+    layer.register_state_dict_post_hook(lambda *_: pytest.fail("a hook was called"))
+    layer.weight.grad = torch.ones(3)
+    before = {k: copy.copy(v) if isinstance(v, dict) else v for k, v in vars(layer).items()}
+    values = [v.clone() for v in (*layer.parameters(), *layer.buffers())]
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    classes.refusal(layer)
+    assert torch.equal(torch.rand(3), expected)
+    assert vars(layer) == before
+    assert all(torch.equal(a, b) for a, b in zip((*layer.parameters(), *layer.buffers()), values, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("where", ["meta", "half", "weights by hooks", "frozen", "no statistics"])
+def test_layers_in_any_state_are_tried(where):
+    layer = BatchNormAct2d(3)
+    if where == "meta":
+        layer.to("meta")
+    elif where == "half":
+        layer.half()
+    elif where == "weights by hooks":
+        layer = torch.nn.utils.weight_norm(layer, "weight")
+        layer(torch.randn(2, 3, 4, 4))
+    elif where == "frozen":
+        layer.eval().requires_grad_(False)
+    else:
+        layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+        layer.track_running_stats = False
+    assert isinstance(convert(layer, Stein()), ShrinkBatchNorm2d)
+
+
+def test_synchronizing_a_converted_network_is_an_error():
+    """It would make new layers, and the rule would be lost without a word."""
+    net = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), Stein())
+    with pytest.raises(TypeError, match="process_group"):
+        nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    assert type(net[1]) is ShrinkBatchNorm2d
+    assert net[1].affine is True
+    assert "affine=True" in repr(net[1])
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(revert(net))
+    assert type(synchronized[1]) is nn.SyncBatchNorm
+    with pytest.raises(TypeError, match="process_group"):
+        nn.SyncBatchNorm.convert_sync_batchnorm(convert(synchronized, Stein()))
+    assert ShrinkBatchNorm2d(3, affine=False).affine is False

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from shrinkstats._files import UsageError, check_sums
 from shrinkstats.adapters import models
-from shrinkstats.adapters.torch import convert
+from shrinkstats.adapters.torch import convert, reset
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS
+from shrinkstats.adapters.torch.saved import KEY
 from shrinkstats.estimators import BatchStatistics
 
 ENDINGS = (".safetensors", ".pt", ".pth")
@@ -61,6 +62,7 @@ def load_network(path: Path, model: str) -> nn.Module:
         convert(network, BatchStatistics())
     _check(path, model, state, network.state_dict())
     network.load_state_dict(state)
+    reset(network)  # rules are for the evaluation to choose
     return network.eval().to(memory_format=torch.channels_last)
 
 
@@ -74,7 +76,7 @@ def _check(path: Path, model: str, state: dict[str, Tensor], expected: dict[str,
     # PyTorch itself does without the counters, which older checkpoints lack; calibration is optional.
     if missing := [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]:
         raise ValueError(f"{path}: a {model} needs {_some(missing)}, which the checkpoint lacks; see --model")
-    if extra := [k for k in state if k not in expected and k.rpartition(".")[2] not in NOISE_BUFFERS]:
+    if extra := [k for k in state if k not in expected and k.rpartition(".")[2] not in (*NOISE_BUFFERS, KEY)]:
         raise ValueError(f"{path}: holds {_some(extra)}, which a {model} does not have; see --model")
     for name, value in state.items():
         if name in expected and value.shape != expected[name].shape:

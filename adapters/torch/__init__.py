@@ -1,7 +1,7 @@
 """Shrunken statistics inside PyTorch networks: layers, conversion of networks, test-time adaptation."""
 
 from shrinkstats.adapters.torch.abnn import AdaptiveBatchNormNetwork
-from shrinkstats.adapters.torch.adaptation import adapt, grouped, reset
+from shrinkstats.adapters.torch.adaptation import adapt, adapted, grouped, reset
 from shrinkstats.adapters.torch.calibration import calibrate
 from shrinkstats.adapters.torch.conversion import convert, revert
 from shrinkstats.adapters.torch.landscape import Landscape, loss_landscape
@@ -17,6 +17,7 @@ __all__ = [
     "ShrinkBatchNorm2d",
     "ShrinkBatchNorm3d",
     "adapt",
+    "adapted",
     "calibrate",
     "convert",
     "fit_error_predictor",

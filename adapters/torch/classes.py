@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from types import CodeType
 from typing import Any
+from weakref import WeakSet
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,6 +17,7 @@ from shrinkstats.adapters.torch.layers import (
     ShrinkSyncBatchNorm,
 )
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS
+from shrinkstats.adapters.torch.trial import Trial
 
 CLASSES: dict[type[_BatchNorm], type[ShrinkBatchNorm]] = {
     nn.BatchNorm1d: ShrinkBatchNorm1d,
@@ -28,14 +28,10 @@ CLASSES: dict[type[_BatchNorm], type[ShrinkBatchNorm]] = {
 
 ATTRIBUTES = ("estimator", "adaptation", "process_group", *NOISE_BUFFERS)
 
-# Every name in the forward pass of timm's BatchNormAct2d: PyTorch's own, copied, with two modules after it.
-COPIED = {
-    *("momentum", "training", "track_running_stats", "num_batches_tracked", "add_", "float", "running_mean"),
-    *("running_var", "torch", "nn", "functional", "F", "batch_norm", "weight", "bias", "eps"),
-    *("_check_input_dim", "_assert", "ndim", "dim", "ValueError", "drop", "act"),
-}
+_PLAIN = nn.BatchNorm1d(1)
 
 _derived: dict[type[_BatchNorm], type[ShrinkBatchNorm]] = {}
+_copied: WeakSet[type] = WeakSet()  # classes whose forward pass is PyTorch's, written out, then `drop`, then `act`
 
 
 def shrinking_class(layer: _BatchNorm) -> type[ShrinkBatchNorm]:
@@ -59,14 +55,31 @@ def refusal(layer: _BatchNorm) -> str | None:
     """Why a layer cannot be converted without changing what else it does; None if it can."""
     if "forward" in vars(layer):
         return "its forward pass was replaced on the object; undo that first"
-    methods = [name for name in vars(ShrinkBatchNorm) if not name.startswith("__") and not hasattr(_BatchNorm, name)]
-    taken = [name for name in dict.fromkeys((*ATTRIBUTES, *methods)) if hasattr(layer, name)]
+    ours = [name for name in vars(ShrinkBatchNorm) if not name.startswith("__") and not hasattr(_PLAIN, name)]
+    taken = [name for name in dict.fromkeys((*ATTRIBUTES, *ours)) if hasattr(layer, name)]
     if taken and not (isinstance(layer, nn.SyncBatchNorm) and taken == ["process_group"]):
         return f"it has attributes of its own called {', '.join(taken)}"
-    cls = type(layer)
-    if not all(_calls_super(c) or _is_copied(c) for c in (cls, getattr(cls, "cls_to_become", None) or cls)):
-        return "its forward pass does not leave the normalization to super().forward"
-    return None
+    cls = type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
+    if cls.get_extra_state is not nn.Module.get_extra_state:
+        return "its state dict has an extra state of its own, where ours is kept"
+    later = getattr(cls, "cls_to_become", None)
+    if not any(_has_forward(c) for c in (cls, later) if c):
+        return None
+    if later:
+        return "its own forward pass can be tried only when its parameters are initialized; run the network once before"
+    trial = Trial(layer, cls, _base(cls))
+    problem = trial.problem()
+    if problem is not None and trial.normalizes_then_acts():
+        _copied.add(cls)
+        return None
+    if problem is None and cls in _copied:
+        return "its forward pass is not that of other layers of its class"
+    return problem
+
+
+def _has_forward(cls: type[_BatchNorm]) -> bool:
+    """Whether a class has a forward pass of its own, not PyTorch's."""
+    return any("forward" in vars(c) for c in cls.__mro__[: cls.__mro__.index(_base(cls))])
 
 
 def _shrinking(original: type[_BatchNorm]) -> type[ShrinkBatchNorm]:
@@ -76,7 +89,7 @@ def _shrinking(original: type[_BatchNorm]) -> type[ShrinkBatchNorm]:
     if original not in _derived:
         base = _base(original)
         body: dict[str, Any] = {"__module__": original.__module__, "__reduce_ex__": _reduce}
-        if _is_copied(original):
+        if original in _copied:
             body["forward"] = _normalize_drop_act
         if getattr(original, "cls_to_become", None):  # a lazy layer, before its first forward pass
             body["cls_to_become"] = _shrinking(original.cls_to_become)
@@ -104,46 +117,6 @@ def _parametrized(cls: type, base: type) -> type:
     return type(model)
 
 
-def _calls_super(cls: type[_BatchNorm]) -> bool:
-    """Whether the forward pass of every class above PyTorch's calls the next one, and does not normalize itself."""
-    above = cls.__mro__[: cls.__mro__.index(_base(cls))]
-    for c in above:
-        if "forward" in vars(c):
-            names = _names(vars(c)["forward"], above)
-            if not {"super", "forward"} <= names or names & {"running_mean", "running_var"}:
-                return False
-            if any("batch_norm" in name for name in names):
-                return False
-    return True
-
-
-def _is_copied(cls: type[_BatchNorm]) -> bool:
-    """Whether the forward pass is a copy of PyTorch's, then the module `drop`, then the module `act`."""
-    code = getattr(cls.forward, "__code__", None)
-    if code is None or not {"batch_norm", "drop", "act"} <= set(code.co_names) <= COPIED:
-        return False
-    in_order = [name for name in code.co_names if name in ("batch_norm", "drop", "act")]
-    return in_order == ["batch_norm", "drop", "act"]
-
-
-def _names(function: Any, above: tuple[type, ...]) -> set[str]:
-    """What a function looks up by name, and what the methods do that it mentions."""
-    names: set[str] = set()
-    todo = [_code(function)]
-    while todo:
-        code = todo.pop()
-        if code is not None:
-            new = set(code.co_names) - names
-            names |= new
-            todo += [_code(vars(c)[name]) for c in above for name in new - {"forward"} if name in vars(c)]
-            todo += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return names
-
-
-def _code(function: Any) -> CodeType | None:
-    return getattr(inspect.unwrap(function), "__code__", None)
-
-
 def _normalize_drop_act(self: Any, x: Tensor) -> Tensor:
     return self.act(self.drop(ShrinkBatchNorm.forward(self, x)))
 
@@ -151,9 +124,12 @@ def _normalize_drop_act(self: Any, x: Tensor) -> Tensor:
 def _reduce(self: ShrinkBatchNorm, protocol: int) -> tuple[Any, ...]:
     """Derived classes are not in any module: pickle and copy by the original, which is."""
     _, _, *state = object.__reduce_ex__(self, max(protocol, 2))
-    return _blank, (_original(type(self)),), *state
+    original = _original(type(self))
+    return _blank, (original, original in _copied), *state
 
 
-def _blank(original: type[_BatchNorm]) -> ShrinkBatchNorm:
+def _blank(original: type[_BatchNorm], copied: bool = False) -> ShrinkBatchNorm:
+    if copied:
+        _copied.add(original)
     cls = _shrinking(original)
     return cls.__new__(cls)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from shrinkstats.adapters.torch.classes import ATTRIBUTES, original_class, refusal, shrinking_class
 from shrinkstats.adapters.torch.layers import ShrinkBatchNorm, ShrinkSyncBatchNorm, check_estimator
-from shrinkstats.estimators import Estimator
+from shrinkstats.estimators import BatchStatistics, Estimator
 
 Model = TypeVar("Model", bound=nn.Module)
+Excluded = Iterable[str | nn.Module]
+
+_ABSENT = object()
 
 
-def convert(model: Model, estimator: Estimator, *, process_group: Any = None) -> Model:
+def convert(model: Model, estimator: Estimator, *, process_group: Any = None, exclude: Excluded = ()) -> Model:
     """Let every batch norm layer of a network use an estimator.
 
     Layers change their class in place: parameters, buffers, hooks, modes and shared modules stay the same
     objects, and an optimizer made before goes on working. Converting again changes the estimator.
 
     Lazy layers, parametrized ones and subclasses are converted too. A subclass keeps what it adds, such as an
-    activation, if its forward pass calls ``super().forward`` (or is the one of timm's BatchNormAct2d).
+    activation, if its forward pass calls ``super().forward`` (or is the one of timm's BatchNormAct2d): a copy of the
+    layer is tried on a small random input to see that.
 
     Parameters
     ----------
@@ -34,6 +41,8 @@ def convert(model: Model, estimator: Estimator, *, process_group: Any = None) ->
         Take statistics over the batches of all its ranks, as SyncBatchNorm does; ``torch.distributed.group.WORLD``
         is all ranks. With None every layer keeps the group it has: its own for a SyncBatchNorm or a layer
         converted before, none for the others.
+    exclude : iterable of str or torch.nn.Module
+        Modules, or their names, that are left as they are, with all within them.
 
     Returns
     -------
@@ -46,13 +55,13 @@ def convert(model: Model, estimator: Estimator, *, process_group: Any = None) ->
         If the network has batch norm layers of a kind that cannot be converted (they are named, and nothing is
         changed), or `estimator` is not one.
     ValueError
-        If the network has no batch norm layers.
+        If the network has no batch norm layers, or nothing of a name in `exclude`.
 
     Notes
     -----
     Layers that are not batch norm for PyTorch are left alone, among them torchvision's FrozenBatchNorm2d, whose
-    statistics are constants. ``SyncBatchNorm.convert_sync_batchnorm`` makes new layers without estimators: call it
-    before, or pass `process_group` instead.
+    statistics are constants. ``SyncBatchNorm.convert_sync_batchnorm`` would make new layers without estimators, and is
+    an error after a conversion: call it before, or pass `process_group` instead.
 
     Examples
     --------
@@ -63,15 +72,15 @@ def convert(model: Model, estimator: Estimator, *, process_group: Any = None) ->
     SteinBlend(kappa=1.0)
     """
     check_estimator(estimator)
-    for layer in convertible_layers(model).values():
-        if isinstance(layer, ShrinkBatchNorm):
-            layer.estimator = estimator
-            if process_group is not None:
-                layer.process_group = process_group
-        else:
-            group = getattr(layer, "process_group", None) if process_group is None else process_group
-            layer.__class__ = shrinking_class(layer)
-            layer._prepare(estimator, group)
+    layers = convertible_layers(model, exclude)
+    with restored(layers.values(), only_on_failure=True):
+        for layer in layers.values():
+            if isinstance(layer, ShrinkBatchNorm):
+                layer.estimator = estimator
+                if process_group is not None:
+                    layer.process_group = process_group
+            else:
+                become_shrinking(layer, estimator, process_group)
     return model
 
 
@@ -102,6 +111,7 @@ def revert(model: Model) -> Model:
         for attribute in ATTRIBUTES:
             if attribute != "process_group" or not isinstance(layer, ShrinkSyncBatchNorm):
                 delattr(layer, attribute)
+        vars(layer).pop("image_rows", None)  # the class says 1
         layer.__class__ = originals[name]
     return model
 
@@ -111,22 +121,83 @@ def shrinking_layers(model: nn.Module) -> dict[str, ShrinkBatchNorm]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, ShrinkBatchNorm)}
 
 
-def convertible_layers(model: nn.Module) -> dict[str, _BatchNorm]:
+def become_shrinking(layer: _BatchNorm, estimator: Estimator = BatchStatistics(), process_group: Any = None) -> None:  # noqa: B008 (frozen)
+    """Change the class of one of the :func:`convertible_layers` that was not converted before."""
+    group = getattr(layer, "process_group", None) if process_group is None else process_group
+    layer.__class__ = shrinking_class(layer)
+    layer._prepare(estimator, group)
+
+
+@contextmanager
+def restored(layers: Iterable[_BatchNorm], *, only_on_failure: bool = False) -> Iterator[None]:
+    """After the context, layers have the classes, rules and calibration that they had before."""
+    before = [(layer, type(layer), _ours(layer)) for layer in layers]
+    try:
+        yield
+    except BaseException:
+        _restore(before)
+        raise
+    if not only_on_failure:
+        _restore(before)
+
+
+def _ours(layer: _BatchNorm) -> list[tuple[str, Any, Any]]:
+    """What we keep in a layer, by name: among its attributes, and among its buffers."""
+    names = (*ATTRIBUTES, "image_rows")
+    return [(name, vars(layer).get(name, _ABSENT), layer._buffers.get(name, _ABSENT)) for name in names]
+
+
+def _restore(before: list[tuple[_BatchNorm, type, list[tuple[str, Any, Any]]]]) -> None:
+    for layer, cls, ours in before:
+        waiting = isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params()
+        layer.__class__ = cls if waiting else getattr(cls, "cls_to_become", None) or cls
+        for name, attribute, buffer in ours:
+            for place, value in ((vars(layer), attribute), (layer._buffers, buffer)):
+                if value is _ABSENT:
+                    place.pop(name, None)
+                else:
+                    moved = isinstance(value, Tensor) and layer.running_mean is not None
+                    place[name] = value.to(layer.running_mean.device) if moved else value
+
+
+def convertible_layers(model: nn.Module, exclude: Excluded = ()) -> dict[str, _BatchNorm]:
     """The batch norm layers by name, all of a kind that can be converted."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    left_out = _left_out(model, exclude)
     layers, refused = {}, []
     for name, module in model.named_modules():
+        if id(module) in left_out:
+            continue
         if isinstance(module, _BatchNorm):
             layers[name] = module
         reason = _refusal(module)
         if reason:
             refused.append(f"{_describe(name, module)}: {reason}")
     if refused:
-        raise TypeError(f"cannot convert {'; '.join(refused)}")
+        raise TypeError(f"cannot convert {'; '.join(refused)} (exclude= leaves layers out)")
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no batch norm layers to convert")
+        besides = " besides those excluded" if left_out else ""
+        raise ValueError(f"{type(model).__name__} has no batch norm layers to convert{besides}")
     return layers
+
+
+def _left_out(model: nn.Module, exclude: Excluded) -> set[int]:
+    """The modules excluded, and all within them, by id."""
+    if isinstance(exclude, (str, nn.Module)) or not isinstance(exclude, Iterable):
+        raise TypeError(f"exclude must be an iterable of modules or their names, as ['head'], got {exclude!r}")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    known = {id(module) for module in modules.values()}
+    found: set[int] = set()
+    for entry in exclude:
+        module = modules.get(entry) if isinstance(entry, str) else entry
+        if not isinstance(module, nn.Module) or id(module) not in known:
+            what = repr(entry) if isinstance(entry, str) else f"this {type(entry).__name__}"
+            raise ValueError(
+                f"exclude: {type(model).__name__} has no module {what}; names are those of model.named_modules()"
+            )
+        found |= {id(inner) for inner in module.modules()}
+    return found
 
 
 def _refusal(module: nn.Module) -> str | None:

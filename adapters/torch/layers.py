@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+import warnings
 from functools import partial
 from typing import Any
 
@@ -14,12 +16,31 @@ from torch.fx.proxy import TraceError
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from shrinkstats.adapters.torch import addresses, agreement, blended, fused, groups
+from shrinkstats.adapters.torch import addresses, agreement, blended, fused, groups, images, saved
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
 from shrinkstats.adapters.torch.streaming import Streaming, check_computed_now
 from shrinkstats.estimators import Estimator, Stein, SteinBlend
 from shrinkstats.kernels import vectors
 from shrinkstats.prior import Prior
+
+
+class _Affine:
+    """The attribute `affine`; SyncBatchNorm.convert_sync_batchnorm, which would lose the rule, learns that from it."""
+
+    converter = nn.SyncBatchNorm.convert_sync_batchnorm.__func__.__code__
+
+    def __get__(self, layer: Any, owner: Any = None) -> Any:
+        if layer is None:
+            return self
+        if sys._getframe(1).f_code is self.converter:
+            raise TypeError(
+                "SyncBatchNorm.convert_sync_batchnorm would drop the estimators of converted layers: use "
+                "convert(model, estimator, process_group=torch.distributed.group.WORLD) instead, or call it first"
+            )
+        return vars(layer)["affine"]
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        vars(layer)["affine"] = value
 
 
 class ShrinkBatchNorm(_BatchNorm):
@@ -37,9 +58,15 @@ class ShrinkBatchNorm(_BatchNorm):
         The ranks that share statistics in training.
     group_size : int or None
         In evaluation this many images in a row share batch statistics (:func:`grouped`); None, all of a batch.
+    image_rows : int
+        How many rows of the input are one image when the layer adapts, as :func:`calibrate` found: 1, or as many as an
+        image has tokens where these are flattened into the batch.
     """
 
     group_size: int | None = None
+    image_rows: int = 1
+    affine = _Affine()
+    _watch: Any = None  # sees every input
 
     def __init__(
         self,
@@ -72,6 +99,8 @@ class ShrinkBatchNorm(_BatchNorm):
         if isinstance(input, Proxy):
             return _record(self, input)
         self._check_input_dim(input)
+        if self._watch is not None:
+            self._watch(input)
         if not self.training and self.adaptation is None and self.running_mean is not None:
             return self._evaluate(input)
         if input.dtype not in addresses.REAL:
@@ -84,6 +113,12 @@ class ShrinkBatchNorm(_BatchNorm):
             return self._pass_nothing(input)
         if not adapting and group is None and input.numel() == input.size(1):
             raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
+        if adapting and self.image_rows > 1:
+            return images.apart(self._by_rule(images.together(input, self.image_rows), adapting, group))
+        return self._by_rule(input, adapting, group)
+
+    def _by_rule(self, input: Tensor, adapting: bool, group: Any) -> Tensor:
+        """With statistics of the batch, as the estimator makes them."""
         estimator = self.adaptation if adapting else self.estimator
         agreement.check(self, input, noise=estimator.uses_prior)
         if isinstance(estimator, Streaming):
@@ -169,22 +204,57 @@ class ShrinkBatchNorm(_BatchNorm):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.
-        saved = [state_dict.get(prefix + name) for name in NOISE_BUFFERS]
-        before, like = [getattr(self, name) for name in NOISE_BUFFERS], self.running_var
-        given = like is not None and any(v is not None for v in saved)  # without running statistics: unexpected keys
-        wide = (saved[0] if isinstance(saved[0], Tensor) else torch.empty(0)) if given and is_lazy(like) else like
-        fault = agreement.unfit_noise(saved, wide.numel()) if given else None
+        before = {name: getattr(self, name) for name in NOISE_BUFFERS}
+        calibration = {name: state_dict.get(prefix + name) for name in NOISE_BUFFERS}
+        like, errors = self.running_var, args[-1]
+        given = like is not None and any(v is not None for v in calibration.values())  # else: unexpected keys
+        fault = agreement.unfit_noise(list(calibration.values()), self._width_of(calibration)) if given else None
         if fault:
-            args[-1].append(f"calibration of {prefix.rstrip('.') or 'the layer'}: {fault}")
-        for name, v in zip(NOISE_BUFFERS, saved, strict=True):
+            errors.append(f"calibration of {prefix.rstrip('.') or 'the layer'}: {fault}")
+        for name, v in calibration.items():
             whole = given and not fault
             setattr(self, name, torch.empty(v.shape, dtype=like.dtype, device=like.device) if whole else None)
             if fault:
                 state_dict.pop(prefix + name, None)
+        self._load_rule(state_dict.pop(prefix + saved.KEY, None), prefix, errors)
         super()._load_from_state_dict(state_dict, prefix, *args)
         if fault:
-            for name, v in zip(NOISE_BUFFERS, before, strict=True):
+            for name, v in before.items():
                 setattr(self, name, v)
+
+    def _width_of(self, calibration: dict[str, Any]) -> int:
+        """The channels that a calibration has to have; a lazy layer has none yet, and takes those it is given."""
+        if not is_lazy(self.running_var):
+            return self.running_var.numel()
+        first = calibration[NOISE_BUFFERS[0]]
+        return first.numel() if isinstance(first, Tensor) else 0
+
+    def _load_rule(self, entry: Any, prefix: str, errors: list[str]) -> None:
+        """What a state dict says of the rule; it goes with the calibration."""
+        rule, rows, unknown = None, 1, None
+        if entry is not None:
+            try:
+                rule, rows, unknown = saved.read(entry, self)
+            except ValueError as error:
+                errors.append(f"{prefix}{saved.KEY}: {error}")  # what load_state_dict raises
+                return
+        vars(self).pop("image_rows", None)
+        if rows != 1:
+            self.image_rows = rows
+        if rule is not None:
+            self.adaptation = rule
+        elif unknown is not None and self.adaptation is None:
+            warnings.warn(
+                f"layer {prefix.removesuffix('.')} was adapted by {unknown}, which is not one of "
+                "shrinkstats.estimators and does not come back from a file: call adapt again",
+                stacklevel=2,
+            )
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        said = saved.written(self)
+        if said is not None:
+            destination[prefix + saved.KEY] = said
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ShrinkBatchNorm:
         memo[id(self.process_group)] = self.process_group  # ranks cannot be copied

@@ -20,11 +20,12 @@ from torch import Tensor
 from shrinkstats._arrays import namespace
 from shrinkstats._files import whole
 from shrinkstats.adapters.torch import groups
-from shrinkstats.adapters.torch.calibration import _images
-from shrinkstats.adapters.torch.conversion import Model, convert, convertible_layers, revert, shrinking_layers
+from shrinkstats.adapters.torch.calibration import device_of
+from shrinkstats.adapters.torch.conversion import Excluded, Model, become_shrinking, convertible_layers, restored
+from shrinkstats.adapters.torch.feeding import Forward, passes
+from shrinkstats.adapters.torch.images import Entry, check_rows, together, watching
 from shrinkstats.adapters.torch.layers import ShrinkBatchNorm
 from shrinkstats.adapters.torch.noise import noise_of
-from shrinkstats.estimators import BatchStatistics
 from shrinkstats.moments import Moments, Statistics
 from shrinkstats.prior import SamplingNoise, blend_weights
 from shrinkstats.wasserstein import best_strength, wasserstein2
@@ -151,7 +152,9 @@ class _Seen:
 
 
 @torch.inference_mode()
-def shift_report(model: Model, loader: Iterable[Any]) -> ShiftReport:
+def shift_report(
+    model: Model, loader: Iterable[Any], *, forward: Forward | None = None, exclude: Excluded = ()
+) -> ShiftReport:
     """Compare the statistics that data have in every layer with the training data's.
 
     Parameters
@@ -160,8 +163,12 @@ def shift_report(model: Model, loader: Iterable[Any]) -> ShiftReport:
         A network with batch norm layers. It evaluates the data as it stands, adapted or not: the statistics of
         later layers depend on that. It is left as it was.
     loader : iterable
-        Yields tensors of images, or tuples or lists whose first entry is one; the size of its first batch is the n
-        of the report. A smaller last batch counts for the distance alone.
+        Yields batches as :func:`calibrate` takes them; the size of the first is the n of the report. A smaller last
+        batch counts for the distance alone.
+    forward : callable, optional
+        ``forward(model, batch)`` calls ``model(...)`` on a batch of any other kind.
+    exclude : iterable of str or torch.nn.Module
+        Modules, or their names, whose layers are left out.
 
     Returns
     -------
@@ -171,7 +178,8 @@ def shift_report(model: Model, loader: Iterable[Any]) -> ShiftReport:
     Raises
     ------
     ValueError
-        If there are no images, or a layer has no running statistics.
+        If there are no images, a layer has no running statistics, or it sees more rows than images and was not
+        calibrated.
     TypeError
         If the loader yields something else, or a layer cannot be converted.
 
@@ -190,44 +198,46 @@ def shift_report(model: Model, loader: Iterable[Any]) -> ShiftReport:
     >>> print(f"{report.distance:.1f} standard deviations, weight {report.rows[0]['weight_mean']:.1f}")
     1.0 standard deviations, weight 0.9
     """
-    plain = {name: layer for name, layer in convertible_layers(model).items() if not isinstance(layer, ShrinkBatchNorm)}
-    for name, layer in convertible_layers(model).items():
+    layers = convertible_layers(model, exclude)
+    for name, layer in layers.items():
         if layer.running_mean is None:
             raise ValueError(f"layer {name} has no running statistics (track_running_stats=False) to compare with")
     with ExitStack() as stack:
-        for layer in plain.values():
-            convert(layer, BatchStatistics())
-            stack.callback(revert, layer)
+        stack.enter_context(restored(layers.values()))
+        for layer in layers.values():
+            if not isinstance(layer, ShrinkBatchNorm):
+                become_shrinking(layer)
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
         model.eval()
-        layers = shrinking_layers(model)
         seen: dict[str, _Seen] = {}
-        sizes: list[int] = []
-        for name, layer in layers.items():
-            hook = layer.register_forward_pre_hook(
-                lambda layer, inputs, name=name: _look(layer, inputs[0], seen.setdefault(name, _Seen()), sizes)
-            )
-            stack.callback(hook.remove)
-        for batch in loader:
-            images = _images(batch, layers)
-            sizes.append(len(images))
-            if len(images):
-                model(images)
-        if not sum(sizes):
+        entry = stack.enter_context(Entry(model))
+
+        def look(name: str, layer: ShrinkBatchNorm, x: Tensor) -> None:
+            images = entry.count(name)
+            check_rows(name, layer, x, images)
+            if len(x):
+                full = images == next(size for size in entry.sizes if size)
+                _look(layer, together(x, layer.image_rows), seen.setdefault(name, _Seen()), full)
+
+        stack.enter_context(watching(layers, look))
+        for run in passes(model, loader, forward, device_of(layers)):
+            run()
+        sizes = [size for size in entry.sizes if size]
+        if not sizes:
             raise ValueError("the loader gave no images to compare with the training data")
         calibrated = all(layer.noise_mean is not None for layer in layers.values())
         rows = [_row(depth, name, layers[name], found, sizes[0]) for depth, (name, found) in enumerate(seen.items())]
     return ShiftReport(rows, sum(sizes), calibrated)
 
 
-def _look(layer: ShrinkBatchNorm, x: Tensor, seen: _Seen, sizes: list[int]) -> None:
+def _look(layer: ShrinkBatchNorm, x: Tensor, seen: _Seen, full: bool) -> None:
     """Note what a batch says on its way through a layer."""
     stack = groups.moments(x, len(x), extremes=True)
     vectors = {k: torch.as_tensor(v[0]) for k, v in vars(stack).items() if not isinstance(v, (int, float))}
     batch = replace(stack, **vectors)
     seen.total = batch if seen.total is None else seen.total + batch
-    if sizes[-1] != sizes[0]:
+    if not full:
         return
     source = Statistics(layer.running_mean.to(batch.mean), layer.running_var.to(batch.mean))
     noise = noise_of(layer, len(x), lambda v: v.to(batch.mean.dtype)) or SamplingNoise(batch.noise, None, None)

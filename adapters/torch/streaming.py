@@ -62,6 +62,28 @@ class _State:
     recent: Memory | None = None
 
 
+@dataclass
+class Peers:
+    """The rows that the layers of a network saw in the pass at work, which are as many images for all of them."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def check(self, name: str, rows: int) -> None:
+        """Refuse a layer that sees several rows for every one that another sees, or the other way round."""
+        if name in self.rows:
+            self.rows.clear()  # another pass
+        for other, seen in self.rows.items():
+            if rows != seen and max(rows, seen) % min(rows, seen) == 0:
+                many, few = ((name, rows), (other, seen)) if rows > seen else ((other, seen), (name, rows))
+                self.rows.clear()
+                raise ValueError(
+                    f"layer {many[0]} sees {many[1]} rows where layer {few[0]} sees {few[1]}, so that memory would "
+                    "count rows for images: calibrate(model, loader) finds out which rows are whose; "
+                    f"exclude=[{many[0]!r}] leaves the layer as it was trained"
+                )
+        self.rows[name] = rows
+
+
 @dataclass(frozen=True)
 class Streaming(Estimator):
     """An estimator that sees, with every batch, also those before it; one for each layer.
@@ -74,6 +96,10 @@ class Streaming(Estimator):
         How many images are remembered, about: what was seen before a batch of n images fades to 1 - n/capacity.
     layer : ShrinkBatchNorm
         Whose calibrated noise tells change from chance; without calibration the memory's own noise does.
+    peers : Peers
+        The layers of the same network, who see the same images.
+    name : str
+        The layer's among them.
     """
 
     uses_extremes: ClassVar[bool] = False
@@ -82,6 +108,8 @@ class Streaming(Estimator):
     capacity: int
     layer: Any = field(repr=False, compare=False)
     state: _State = field(default_factory=_State, repr=False, compare=False)
+    peers: Peers = field(default_factory=Peers, repr=False, compare=False)
+    name: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.estimator.uses_extremes:
@@ -89,6 +117,7 @@ class Streaming(Estimator):
 
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The estimator's on what is remembered after this batch, or after each of a stack of batches."""
+        self.peers.check(self.name, moments.samples * (len(moments.mean) if moments.mean.ndim > 1 else 1))
         tensors = isinstance(moments.mean, Tensor)
         found = [self._after(batch, moments, prior) for batch in _batches(moments)]
         if moments.mean.ndim == 1:

@@ -1,0 +1,170 @@
+"""A calibrated, adapted network comes back from its state dict, whatever the file."""
+
+import io
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from shrinkstats import Statistics
+from shrinkstats.estimators import (
+    BatchStatistics,
+    Estimator,
+    JSNorm,
+    Lasso,
+    MinMaxNorm,
+    PriorBlend,
+    Ridge,
+    RobustNorm,
+    Stein,
+    SteinBlend,
+)
+
+torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
+
+from safetensors.torch import load, save  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.func import functional_call  # noqa: E402
+
+from shrinkstats import estimators  # noqa: E402
+from shrinkstats.adapters.torch import adapt, calibrate, convert, reset, saved  # noqa: E402
+from shrinkstats.adapters.torch.streaming import Streaming  # noqa: E402
+
+RULES = [
+    BatchStatistics(), JSNorm(), Lasso(0.25), MinMaxNorm(), PriorBlend(16), PriorBlend(float("inf")), Ridge(0.1),
+    RobustNorm(0.3), Stein(), Stein(mean=None, var="channel"), SteinBlend(0.1 + 0.2),
+]  # fmt: skip
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+
+
+def images(n=8):
+    return torch.randn(n, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def through_torch(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+FILES = {"memory": dict, "torch": through_torch, "safetensors": lambda state: load(save(state))}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("memory", [None, 12])
+def test_the_rule_comes_back(file, memory):
+    net = adapt(calibrate(network(), [images()]), SteinBlend(1.5), memory=memory)
+    state = FILES[file](net.state_dict())
+    fresh = convert(network(), BatchStatistics())
+    assert not fresh.load_state_dict(state, strict=True).missing_keys
+    assert repr(fresh[1].adaptation) == repr(net[1].adaptation)
+    if memory:
+        assert isinstance(fresh[1].adaptation, Streaming)
+        assert fresh[1].adaptation.layer is fresh[1]
+    assert torch.equal(fresh(images(3) + 1), net(images(3) + 1))
+    other = adapt(network(), PriorBlend(4))
+    other.load_state_dict(state, strict=True)
+    assert repr(other[1].adaptation) == repr(net[1].adaptation)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_every_rule_is_written_and_read(rule):
+    layer = convert(nn.BatchNorm2d(3), BatchStatistics())
+    layer.adaptation = rule
+    assert saved.read(saved.written(layer), layer) == (rule, 1, None)
+
+
+def test_every_rule_there_is_is_known():
+    assert set(saved.RULES) == set(estimators.__all__) - {"Estimator"} == {type(rule).__name__ for rule in RULES}
+
+
+def test_keys_are_pytorch_s_but_for_what_there_is_to_say():
+    plain, net = network(), convert(network(), Stein())
+    keys = list(plain.state_dict())
+    assert list(net.state_dict()) == keys
+    adapt(net, PriorBlend(4))
+    assert set(net.state_dict()) - set(keys) == {"1._extra_state"}
+    assert net.state_dict()["1._extra_state"].dtype == torch.uint8
+    net.load_state_dict(plain.state_dict(), strict=True)  # says nothing of a rule: it stays
+    assert net[1].adaptation == PriorBlend(4)
+    assert list(reset(net).state_dict()) == keys
+    plain.load_state_dict(net.state_dict(), strict=True)
+
+
+def test_a_state_dict_for_functions_and_meta_devices():
+    net = adapt(network(), PriorBlend(4))
+    x = images()
+    torch.testing.assert_close(functional_call(net, net.state_dict(), (x,)), net(x))
+    with torch.device("meta"):
+        empty = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), BatchStatistics()).eval()
+    empty.load_state_dict(net.state_dict(), assign=True)
+    torch.testing.assert_close(empty(x), net(x))
+
+
+@dataclass(frozen=True)
+class Own(Estimator):
+    def statistics(self, moments, prior):
+        return Statistics(moments.mean, moments.var())
+
+
+def test_a_rule_of_one_s_own_is_named():
+    net = adapt(network(), Own())
+    state = net.state_dict()
+    with pytest.warns(UserWarning, match=r"layer 1 was adapted by test_saved\.Own, .* call adapt again"):
+        (fresh := convert(network(), Stein())).load_state_dict(state)
+    assert fresh[1].adaptation is None
+    adapt(fresh, Own()).load_state_dict(state)
+    assert fresh[1].adaptation == Own()
+
+
+def text(content):
+    return torch.tensor(list(content.encode()), dtype=torch.uint8)
+
+
+DAMAGED = {
+    "no tensor": {"adaptation": {"estimator": "JSNorm"}},
+    "no bytes": torch.ones(3),
+    "no JSON": text("{"),
+    "not UTF-8": torch.full((4,), 255, dtype=torch.uint8),
+    "too long": text(json.dumps({"image_rows": 1}) + " " * 5000),
+    "nested": text("[" * 4000),
+    "a list": text("[]"),
+    "something else": text('{"code": "print()"}'),
+    "no rows": text('{"image_rows": 0}'),
+    "true rows": text('{"image_rows": true}'),
+    "no name": text('{"adaptation": {"kappa": 1}}'),
+    "a list for a name": text('{"adaptation": {"estimator": []}}'),
+    "a number for a rule": text('{"adaptation": 3}'),
+    "unknown option": text('{"adaptation": {"estimator": "SteinBlend", "strength": 1}}'),
+    "bad option": text('{"adaptation": {"estimator": "SteinBlend", "kappa": -1}}'),
+    "a word for a number": text('{"adaptation": {"estimator": "SteinBlend", "kappa": "1"}}'),
+    "a list for a number": text('{"adaptation": {"estimator": "SteinBlend", "kappa": [1]}}'),
+    "bad memory": text('{"adaptation": {"estimator": "SteinBlend", "memory": 0}}'),
+    "memory of extremes": text('{"adaptation": {"estimator": "RobustNorm", "memory": 5}}'),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_what_is_damaged_is_refused(kind):
+    net = convert(network(), Stein())
+    state = {**net.state_dict(), "1._extra_state": DAMAGED[kind]}
+    with pytest.raises(RuntimeError, match=r"1\._extra_state: damaged, or not from shrinkstats"):
+        net.load_state_dict(state)
+    assert net[1].adaptation is None
+
+
+def test_a_layer_with_an_extra_state_of_its_own_is_refused():
+    class Counting(nn.BatchNorm2d):
+        def get_extra_state(self):
+            return {"seen": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    with pytest.raises(TypeError, match="extra state of its own"):
+        convert(Counting(3), Stein())
