@@ -97,7 +97,7 @@ def steps_of(x, dtype):
     finite = torch.where(x.isfinite(), x, 0.0)
     others = [i for i in range(x.ndim) if i != 1]
     spread = (finite - finite.mean(others, keepdim=True)).abs().amax(others, keepdim=True)
-    return EPS[width(dtype)] * spread + 2.0**-52 * finite.abs()
+    return EPS[width(dtype)] * spread + 8 * 2.0**-52 * finite.abs()
 
 
 def compare(ours, right, change, dtype, name, channels=None):
