@@ -140,13 +140,14 @@ def strides(draw, shape, *, negative=True, repeated=True):
 
 
 @st.composite
-def arrays(draw, *, dtypes=FLOATS[:2], values=FINITE, ndim=(1, 5), axis=None, least=0, negative=True, repeated=True):
-    """An array of some axes, one of them the channels'."""
-    axes = draw(st.integers(*ndim))
+def arrays(draw, *, dtypes=FLOATS[:2], values=FINITE, ndim=(1, 5), axis=None, negative=True, repeated=True, shapes=None):
+    """An array of some axes, one of them the channels'; of one of a few shapes, where each costs a compilation."""
+    axes = draw(st.integers(*ndim)) if shapes is None else 0
+    shape = [draw(st.sampled_from([1, 2, 3, 4, 5, 7, 13])) for _ in range(axes)]
+    shape = shape if shapes is None else list(draw(st.sampled_from(shapes)))
     axis = draw(st.integers(0, axes - 1)) if axis is None else axis
-    sizes = st.sampled_from([1, 2, 3, 4, 5, 7, 13] if least else [1, 2, 3, 4, 5, 7, 13, 0])
-    shape = [draw(sizes) for _ in range(axes)]
-    shape[axis] = draw(st.sampled_from([3, 4, 5, 1, 2, 7]))
+    if shapes is None:
+        shape[axis] = draw(st.sampled_from([3, 4, 5, 1, 2, 7]))
     for i in sorted(range(axes), key=shape.__getitem__, reverse=True):  # an oracle in plain Python takes its time
         if np.prod(shape) > 3000 and i != axis:
             shape[i] = 2

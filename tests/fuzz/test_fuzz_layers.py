@@ -22,7 +22,7 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 def images(values=FINITE + BROKEN, dtypes=DTYPES):
-    return arrays(dtypes=dtypes, values=values, ndim=(2, 5), axis=1, least=1, negative=False)
+    return arrays(dtypes=dtypes, values=values, ndim=(2, 5), axis=1, negative=False)
 
 
 def random_layer(draw, laid, rule, **options):

@@ -33,7 +33,7 @@ def batches(draw, laid, count):
 
 
 def small(dtypes=("float32", "float64")):
-    return arrays(dtypes=dtypes, values=("ordinary",), ndim=(3, 4), axis=1, least=1, negative=False, repeated=False)
+    return arrays(dtypes=dtypes, values=("ordinary",), ndim=(3, 4), axis=1, negative=False, repeated=False)
 
 
 @fuzz(0.8, data=st.data(), laid=small(), rule=st.sampled_from(STREAMING), calibrated=st.booleans(), value=st.sampled_from([np.nan, np.inf, -np.inf]), gradient=st.booleans())
