@@ -94,8 +94,8 @@ def stein_blend(source_mean, source_var, mean, var, noise, sd=None, bias=None, k
     square = sum((r * r for r in ratio.values()), ZERO) / max(1, len(votes))
     w_sd = weight(square * sum((sd[i] for i in votes), ZERO), sum(((r - 1) ** 2 for r in ratio.values()), ZERO))
     return [
-        *(s + w * (t - s) for s, t in zip(source_mean, mean, strict=True)),
-        *((s + w_sd * (t - s)) ** 2 for s, t in zip(unit, clean, strict=True)),
+        *((1 - w) * s + w * t for s, t in zip(source_mean, mean, strict=True)),
+        *(((1 - w_sd) * s + w_sd * t) ** 2 for s, t in zip(unit, clean, strict=True)),
     ]
 
 

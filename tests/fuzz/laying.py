@@ -109,6 +109,8 @@ def contents(laid):
     elif kind == "tiny":
         x = x * (tiny * 2.0 ** rng.integers(-8, 4))
     elif kind == "huge":
+        x = rng.uniform(-0.9, 0.9, shape) * min(most, 1e150)  # squares of the deviations are float64
+    elif kind == "end":
         x = rng.uniform(-0.9, 0.9, shape) * most
     elif flat.size and kind == "outlier":
         flat[rng.integers(flat.size)] = min(1e6, most / 8)

@@ -67,12 +67,12 @@ def root(v):
 
 def moments(x, axis=1):
     """Of a float64 tensor: vectors of channels, differentiable."""
-    rows = x.movedim(axis, 0)
+    rows = x.movedim(axis, 0) if x.ndim > 1 else x[:, None]
+    samples = rows.shape[1]
     flat = rows.flatten(1)
     n = flat.shape[1]
     mean = flat.mean(1)
     var = (flat - mean[:, None]).square().mean(1)
-    samples = rows.shape[1] if rows.ndim > 1 else 1
     if samples > 1:
         means = rows.flatten(2).mean(2) if rows.ndim > 2 else rows
         noise = (means - mean[:, None]).square().sum(1) / (samples * (samples - 1))

@@ -75,7 +75,7 @@ def compare(data, library, laid, rule, eps, axis=None):
     step = EPS[width(dtype)] * spread + 8 * EPS[statistics] * finite.abs()
     (right, gradient), (change, d_gradient) = rules.judged(function, [plain, g], [step, EPS[width(dtype)] * g.abs()])
     near(ours, right, change, laid, dtype, "y")
-    if wanted and right.isfinite().all() and bool((known[2] is None) | True):
+    if wanted and right.isfinite().all():
         (dx,) = torch.autograd.grad(y, x, g.to(x.dtype))
         near(dx.double(), gradient, d_gradient, laid, dtype, "dx")
 
