@@ -4,13 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test docs lint clean
+.PHONY: demo test fuzz docs lint clean
 
 demo: .venv/installed
 	$(BIN)/shrinkstats demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# Other cases in every run, or those of a seed: make fuzz SEED=7
+fuzz: .venv/installed
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long $(if $(SEED),--hypothesis-seed=$(SEED))
 
 docs: .venv/installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html

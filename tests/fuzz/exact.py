@@ -154,6 +154,8 @@ def slope(function, vectors, directions):
     """The derivative of every result along a direction of all vectors together."""
 
     def at(step):
-        return function(*([v + step * d for v, d in zip(*pair, strict=True)] for pair in zip(vectors, directions, strict=True)))
+        return function(
+            *([v + step * d for v, d in zip(*pair, strict=True)] for pair in zip(vectors, directions, strict=True))
+        )
 
     return [(a - b) / (2 * STEP) for a, b in zip(at(STEP), at(-STEP), strict=True)]

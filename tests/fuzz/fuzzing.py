@@ -9,7 +9,9 @@ cases = Counter()
 """How many cases ran, by test."""
 
 # A case is small, and rebuilt from its description: among all tests, looking for a smaller one would take minutes.
-PHASES = tuple(Phase) if settings().database is None and not settings().derandomize else (Phase.explicit, Phase.generate)
+PHASES = (
+    tuple(Phase) if settings().database is None and not settings().derandomize else (Phase.explicit, Phase.generate)
+)
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
@@ -17,7 +19,9 @@ def fuzz(share=1.0, **strategies):
     """`hypothesis.given`, with a share of the profile's examples."""
 
     def decorate(test):
-        @settings(max_examples=max(1, round(share * settings().max_examples)), suppress_health_check=QUIET, phases=PHASES)
+        @settings(
+            max_examples=max(1, round(share * settings().max_examples)), suppress_health_check=QUIET, phases=PHASES
+        )
         @given(**strategies)
         @wraps(test)
         def counted(*args, **drawn):

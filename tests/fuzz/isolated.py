@@ -56,6 +56,7 @@ def outcome(layer, x):
 def attempt(case):
     """Ours and PyTorch's layer of one number of channels on a tensor of another."""
     import torch
+
     from shrinkstats.adapters import torch as adapters
 
     torch.set_num_threads(1)

@@ -142,7 +142,9 @@ def strides(draw, shape, *, negative=True, repeated=True):
 
 
 @st.composite
-def arrays(draw, *, dtypes=FLOATS[:2], values=FINITE, ndim=(1, 5), axis=None, negative=True, repeated=True, shapes=None):
+def arrays(
+    draw, *, dtypes=FLOATS[:2], values=FINITE, ndim=(1, 5), axis=None, negative=True, repeated=True, shapes=None
+):
     """An array of some axes, one of them the channels'; of one of a few shapes, where each costs a compilation."""
     axes = draw(st.integers(*ndim)) if shapes is None else 0
     shape = [draw(st.sampled_from([1, 2, 3, 4, 5, 7, 13])) for _ in range(axes)]

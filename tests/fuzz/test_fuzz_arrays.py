@@ -55,7 +55,7 @@ def compare(data, library, laid, rule, eps, axis=None):
             prior=prior, eps=eps,
         )  # fmt: skip
         assert tuple(y.shape) == laid.shape
-        ours = torch.from_numpy(np.asarray(host(y.double() if library == "torch" else y), np.float64))
+        ours = torch.from_numpy(np.array(host(y.double() if library == "torch" else y), np.float64))
     weight, bias, mean, var, *noise = [torch.from_numpy(v).double() for v in vectors]
     weight, bias = weight if given_weight else None, bias if given_bias else None
     known = (mean, var, tuple(noise) if calibrated else None)
@@ -83,6 +83,8 @@ def compare(data, library, laid, rule, eps, axis=None):
 def near(ours, right, change, laid, dtype, name):
     axis = laid.axis
     tolerance = 8 * rules.within(change, axis) + 16 * EPS[width(dtype)] * rules.within(right.abs(), axis)
+    if name == "dx" and laid.dtype in ("float16", "bfloat16"):  # a sum of parts that were rounded one by one
+        tolerance = tolerance + 4 * EPS[laid.dtype] * rules.within(right.abs(), axis)
     tolerance = torch.where(tolerance.isnan(), 0.0, tolerance)
     fine = right.isfinite()
     silent = ours.isfinite() & ~fine & (tolerance < np.inf)
@@ -93,17 +95,35 @@ def near(ours, right, change, laid, dtype, name):
 EPSILONS = st.sampled_from([1e-5, 1e-3, 0.0])
 
 
-@fuzz(4, data=st.data(), laid=arrays(dtypes=("float32", "float64", "float16", *INTEGERS), values=FINITE + BROKEN), rule=st.sampled_from(rules.RULES), eps=EPSILONS)
+@fuzz(
+    3,
+    data=st.data(),
+    laid=arrays(dtypes=("float32", "float64", "float16", *INTEGERS), values=FINITE + BROKEN),
+    rule=st.sampled_from(rules.RULES),
+    eps=EPSILONS,
+)
 def test_numpy(data, laid, rule, eps):
     compare(data, "numpy", laid, rule, eps)
 
 
-@fuzz(3, data=st.data(), laid=arrays(dtypes=("float32", "float64", "float16", "bfloat16", "uint8"), values=FINITE + BROKEN, negative=False), rule=st.sampled_from(rules.RULES), eps=EPSILONS)
+@fuzz(
+    2,
+    data=st.data(),
+    laid=arrays(dtypes=("float32", "float64", "float16", "bfloat16", "uint8"), values=FINITE + BROKEN, negative=False),
+    rule=st.sampled_from(rules.RULES),
+    eps=EPSILONS,
+)
 def test_torch(data, laid, rule, eps):
     compare(data, "torch", laid, rule, eps)
 
 
-@fuzz(0.5, data=st.data(), laid=arrays(values=FINITE + BROKEN, axis=1, shapes=FEW), rule=st.sampled_from(rules.RULES), eps=EPSILONS)
+@fuzz(
+    0.25,
+    data=st.data(),
+    laid=arrays(values=FINITE + BROKEN, axis=1, shapes=FEW),
+    rule=st.sampled_from(rules.RULES),
+    eps=EPSILONS,
+)
 @pytest.mark.parametrize("library", ["jax", "jax x64", "array_api_strict", "dask"])
 def test_libraries(library, data, laid, rule, eps):
     compare(data, library, laid, rule, eps)

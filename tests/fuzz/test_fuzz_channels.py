@@ -7,9 +7,9 @@ from isolated import Child
 
 pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 
-import rules  # noqa: E402
+import rules
 
-from shrinkstats.estimators import BatchStatistics, SteinBlend  # noqa: E402
+from shrinkstats.estimators import BatchStatistics, SteinBlend
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,12 @@ def child():
     images=st.sampled_from([4, 1, 2, 0]),
     rule=st.sampled_from([r for r in rules.RULES if type(r) not in (rules.Midpoint, rules.Noisy)]),
     mode=st.sampled_from(["train", "train", "evaluate", "adapted", "adapted", "grouped", "memory"]),
-    options=st.fixed_dictionaries({"affine": st.booleans(), "track_running_stats": st.sampled_from([True, True, False])}),
-    flags=st.fixed_dictionaries({"calibrated": st.booleans(), "gradient": st.booleans(), "channels_last": st.booleans()}),
+    options=st.fixed_dictionaries(
+        {"affine": st.booleans(), "track_running_stats": st.sampled_from([True, True, False])}
+    ),
+    flags=st.fixed_dictionaries(
+        {"calibrated": st.booleans(), "gradient": st.booleans(), "channels_last": st.booleans()}
+    ),
 )
 def test_the_number_of_channels(child, features, channels, sizes, images, rule, mode, options, flags):
     if channels == 0 and images:

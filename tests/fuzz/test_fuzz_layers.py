@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fuzzing import fuzz
 from hypothesis import strategies as st
-from laying import BROKEN, EXTREME, FINITE, arrays, like, strides
+from laying import BROKEN, FINITE, arrays, like, strides
 from oracle import EPS, check, width
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
@@ -106,7 +106,9 @@ def compare(ours, right, change, dtype, name, channels=None):
     tolerance = 8 * rules.within(change, channels) + 16 * eps * rules.within(right.abs(), channels)
     tolerance = torch.where(tolerance.isnan(), 0.0, tolerance)
     fine = torch.isfinite(right)
-    assert not bool((ours.detach().isfinite() & ~fine & (tolerance < math.inf)).any()), f"{name}: a number for {right[~fine][:1]}"
+    assert not bool((ours.detach().isfinite() & ~fine & (tolerance < math.inf)).any()), (
+        f"{name}: a number for {right[~fine][:1]}"
+    )
     ours = torch.where(fine, ours.detach().double(), 0.0)
     check(name, ours.numpy(), torch.where(fine, right, 0.0).numpy(), tolerance.numpy(), dtype)
 
@@ -128,7 +130,7 @@ def train_or_adapt(data, laid, rule, *, mode, calibrated, flags, eps, options):
     if mode == "evaluate":
         refused = False
     else:
-        refused = count == 1 and not adapted or rules.needs_prior(rule) and prior is None
+        refused = (count == 1 and not adapted) or (rules.needs_prior(rule) and prior is None)
         refused |= count == 1 and isinstance(rule, rules.SteinBlend) and prior is not None and prior[2] is None
     with torch.inference_mode() if "inference" in flags else torch.enable_grad():
         if refused:
@@ -144,7 +146,11 @@ def train_or_adapt(data, laid, rule, *, mode, calibrated, flags, eps, options):
     if given == "ones":
         g = torch.ones((), dtype=x.dtype).expand(x.shape)
     else:
-        steps = draw(strides(laid.shape, negative=False)) if given == "laid" else like(laid, strides=laid.strides, seed=0).strides
+        steps = (
+            draw(strides(laid.shape, negative=False))
+            if given == "laid"
+            else like(laid, strides=laid.strides, seed=0).strides
+        )
         g = like(laid, strides=steps, seed=seed).torch(negated="negated" in flags)
     vectors = [v for v in (layer.weight, layer.bias) if v is not None]
 
@@ -167,7 +173,11 @@ def train_or_adapt(data, laid, rule, *, mode, calibrated, flags, eps, options):
 
     g64 = g.resolve_neg().double()
     leaves = [plain, g64, *(v.detach().double() for v in vectors)]
-    steps = [steps_of(plain, laid.dtype), EPS[width(laid.dtype)] * g64.abs(), *(EPS[width(laid.dtype)] * v.abs() for v in leaves[2:])]
+    steps = [
+        steps_of(plain, laid.dtype),
+        EPS[width(laid.dtype)] * g64.abs(),
+        *(EPS[width(laid.dtype)] * v.abs() for v in leaves[2:]),
+    ]
     (right, center, spread, *gradients), (change, d_center, d_spread, *changes) = rules.judged(function, leaves, steps)
     compare(y, right, change, out, "y", 1)
 
@@ -192,7 +202,13 @@ def train_or_adapt(data, laid, rule, *, mode, calibrated, flags, eps, options):
     for name, new, d in (("running_mean", center, d_center), ("running_var", value, d_value)):
         start = before[name].double()
         buffer = str(after[name].dtype)[6:]
-        compare(after[name], start + share * (new - start), share * d + 4 * EPS[buffer] * (start.abs() + share * new.abs()), buffer, name)
+        compare(
+            after[name],
+            start + share * (new - start),
+            share * d + 4 * EPS[buffer] * (start.abs() + share * new.abs()),
+            buffer,
+            name,
+        )
 
 
 def compare_gradient(ours, right, change, x, g, dtype, name, layer, laid):
@@ -209,18 +225,52 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@fuzz(6, data=st.data(), laid=images(), rule=st.sampled_from(rules.RULES), eps=st.sampled_from([1e-5, 1e-3, 0.0]), options=OPTIONS)
+@fuzz(
+    6,
+    data=st.data(),
+    laid=images(),
+    rule=st.sampled_from(rules.RULES),
+    eps=st.sampled_from([1e-5, 1e-3, 0.0]),
+    options=OPTIONS,
+)
 def test_training(data, laid, rule, eps, options):
-    train_or_adapt(data, laid, rule, mode="train", calibrated=data.draw(st.booleans()), flags=flags_of(data.draw, laid), eps=eps, options=options)
+    train_or_adapt(
+        data,
+        laid,
+        rule,
+        mode="train",
+        calibrated=data.draw(st.booleans()),
+        flags=flags_of(data.draw, laid),
+        eps=eps,
+        options=options,
+    )
 
 
-@fuzz(4, data=st.data(), laid=images(), rule=st.sampled_from(rules.RULES), eps=st.sampled_from([1e-5, 0.0]), calibrated=st.booleans())
+@fuzz(
+    4,
+    data=st.data(),
+    laid=images(),
+    rule=st.sampled_from(rules.RULES),
+    eps=st.sampled_from([1e-5, 0.0]),
+    calibrated=st.booleans(),
+)
 def test_adapted(data, laid, rule, eps, calibrated):
     options = {"momentum": 0.1, "affine": data.draw(st.booleans())}
-    train_or_adapt(data, laid, rule, mode="adapted", calibrated=calibrated, flags=flags_of(data.draw, laid), eps=eps, options=options)
+    train_or_adapt(
+        data,
+        laid,
+        rule,
+        mode="adapted",
+        calibrated=calibrated,
+        flags=flags_of(data.draw, laid),
+        eps=eps,
+        options=options,
+    )
 
 
 @fuzz(1, data=st.data(), laid=images(), rule=st.sampled_from(rules.RULES))
 def test_evaluation(data, laid, rule):
     options = {"momentum": 0.1, "affine": data.draw(st.booleans())}
-    train_or_adapt(data, laid, rule, mode="evaluate", calibrated=False, flags=flags_of(data.draw, laid), eps=1e-5, options=options)
+    train_or_adapt(
+        data, laid, rule, mode="evaluate", calibrated=False, flags=flags_of(data.draw, laid), eps=1e-5, options=options
+    )

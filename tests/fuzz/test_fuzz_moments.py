@@ -30,18 +30,24 @@ def compare(data, library, laid, sample_axis):
     with context, np.errstate(all="ignore"):
         ours = shrinkstats.moments(x, axis=laid.axis, sample_axis=sample_axis)
         plain, dtype = laid.plain(), laid.dtype
-        if library in ("torch", "jax") and dtype in INTEGERS or library == "jax":  # what these libraries promote to
+        if (library in ("torch", "jax") and dtype in INTEGERS) or library == "jax":  # what these libraries promote to
             plain, dtype = plain.astype(np.float32).astype(np.float64), "float32"
         right = moments(plain, laid.axis, sample_axis, widths(library), dtype)
         check_moments(ours, right, host, widths(library))
 
 
-@fuzz(8, data=st.data(), laid=arrays(dtypes=(*NUMPY, *INTEGERS), values=FINITE + EXTREME + BROKEN))
+@fuzz(6, data=st.data(), laid=arrays(dtypes=(*NUMPY, *INTEGERS), values=FINITE + EXTREME + BROKEN))
 def test_numpy(data, laid):
     compare(data, "numpy", laid, axes(data.draw, laid))
 
 
-@fuzz(3, data=st.data(), laid=arrays(dtypes=(*NUMPY, "bfloat16", "uint8", "int64", "bool"), values=FINITE + EXTREME + BROKEN, negative=False))
+@fuzz(
+    3,
+    data=st.data(),
+    laid=arrays(
+        dtypes=(*NUMPY, "bfloat16", "uint8", "int64", "bool"), values=FINITE + EXTREME + BROKEN, negative=False
+    ),
+)
 def test_torch(data, laid):
     pytest.importorskip("torch")
     compare(data, "torch", laid, axes(data.draw, laid))
@@ -51,13 +57,13 @@ FEW = [(4, 3), (3, 4, 5), (2, 3, 5, 2), (1, 5, 7, 3)]
 """Shapes for libraries that compile for each."""
 
 
-@fuzz(0.8, data=st.data(), laid=arrays(values=FINITE + BROKEN, axis=1, shapes=FEW))
+@fuzz(0.4, data=st.data(), laid=arrays(values=FINITE + BROKEN, axis=1, shapes=FEW))
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_libraries(library, data, laid):
     compare(data, library, laid, data.draw(st.sampled_from([0, None])))
 
 
-@fuzz(0.5, data=st.data(), laid=arrays(values=EXTREME, axis=1, shapes=FEW))
+@fuzz(0.25, data=st.data(), laid=arrays(values=EXTREME, axis=1, shapes=FEW))
 @pytest.mark.parametrize("library", ["jax x64", "array_api_strict", "dask"])
 def test_squares_out_of_the_range_of_single_precision(library, data, laid):
     if library == "jax x64" and laid.values == "tiny":
@@ -65,7 +71,7 @@ def test_squares_out_of_the_range_of_single_precision(library, data, laid):
     compare(data, library, laid, data.draw(st.sampled_from([0, None])))
 
 
-@fuzz(0.5, data=st.data(), laid=arrays(dtypes=("float64",), values=("end",), axis=1, shapes=FEW))
+@fuzz(0.25, data=st.data(), laid=arrays(dtypes=("float64",), values=("end",), axis=1, shapes=FEW))
 @pytest.mark.parametrize("library", ["numpy", "torch", "array_api_strict", "dask", "jax", "jax x64"])
 def test_the_end_of_the_range(library, data, laid):
     """The mean fits where the sum does not."""
@@ -74,7 +80,7 @@ def test_the_end_of_the_range(library, data, laid):
     compare(data, library, laid, data.draw(st.sampled_from([0, None])))
 
 
-@fuzz(4, data=st.data(), laid=arrays(dtypes=NUMPY, values=FINITE + EXTREME + BROKEN, ndim=(1, 4)))
+@fuzz(3, data=st.data(), laid=arrays(dtypes=NUMPY, values=FINITE + EXTREME + BROKEN, ndim=(1, 4)))
 def test_parts_add_up(data, laid):
     """In any order and grouping, with nothing between, through files and iterators."""
     add_up(data, laid)
@@ -97,7 +103,9 @@ def add_up(data, laid):
     ends = sorted({0, n, *data.draw(st.lists(st.integers(0, n), max_size=4))})
     pieces = [np.take(x, range(a, b), cut) for a, b in itertools.pairwise(ends)]
     parts = [shrinkstats.moments(p, axis=laid.axis, sample_axis=sample_axis) for p in pieces]
-    parts = data.draw(st.permutations([*parts, *[shrinkstats.Moments.empty(laid.channels)] * data.draw(st.integers(0, 2))]))
+    parts = data.draw(
+        st.permutations([*parts, *[shrinkstats.Moments.empty(laid.channels)] * data.draw(st.integers(0, 2))])
+    )
     if data.draw(st.booleans()):
         parts[0] = through_a_file(parts[0])
     with np.errstate(all="ignore"):
@@ -106,7 +114,9 @@ def add_up(data, laid):
             a, b = parts[i : i + 2]
             there, back = a + b, b + a
             for name in ("mean", "m2", "noise"):  # commutative up to rounding: what is not finite is the same at least
-                np.testing.assert_array_equal(np.isnan(getattr(there, name)), np.isnan(getattr(back, name)), err_msg=name)
+                np.testing.assert_array_equal(
+                    np.isnan(getattr(there, name)), np.isnan(getattr(back, name)), err_msg=name
+                )
             parts[i : i + 2] = [data.draw(st.sampled_from([there, back]))]
         right = moments(laid.plain(), laid.axis, sample_axis, data_dtype=laid.dtype)
         check_moments(parts[0], right)

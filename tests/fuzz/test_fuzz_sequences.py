@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from fuzzing import fuzz
 from hypothesis import strategies as st
-from laying import FINITE, arrays
-from oracle import EPS, check, width
+from laying import arrays
+from oracle import EPS, width
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 
@@ -27,7 +27,9 @@ def batches(draw, laid, count):
     generator = torch.Generator().manual_seed(laid.seed)
     dtype = getattr(torch, laid.dtype)
     return [
-        (torch.randn(draw(st.integers(1, 4)), *laid.shape[1:], generator=generator, dtype=torch.float64) + 0.3).to(dtype)
+        (torch.randn(draw(st.integers(1, 4)), *laid.shape[1:], generator=generator, dtype=torch.float64) + 0.3).to(
+            dtype
+        )
         for _ in range(count)
     ]
 
@@ -36,7 +38,15 @@ def small(dtypes=("float32", "float64")):
     return arrays(dtypes=dtypes, values=("ordinary",), ndim=(3, 4), axis=1, negative=False, repeated=False)
 
 
-@fuzz(0.8, data=st.data(), laid=small(), rule=st.sampled_from(STREAMING), calibrated=st.booleans(), value=st.sampled_from([np.nan, np.inf, -np.inf]), gradient=st.booleans())
+@fuzz(
+    0.8,
+    data=st.data(),
+    laid=small(),
+    rule=st.sampled_from(STREAMING),
+    calibrated=st.booleans(),
+    value=st.sampled_from([np.nan, np.inf, -np.inf]),
+    gradient=st.booleans(),
+)
 def test_a_broken_batch_is_not_remembered(data, laid, rule, calibrated, value, gradient):
     """It is NaN itself; the stream goes on as if it had never been."""
     draw = data.draw
@@ -48,7 +58,11 @@ def test_a_broken_batch_is_not_remembered(data, laid, rule, calibrated, value, g
     stream = batches(draw, laid, draw(st.integers(1, 4)))
     broken, at = draw(st.integers(0, len(stream))), draw(st.integers(0, laid.channels - 1))
     never = copy.deepcopy(layer)
-    with pytest.warns(UserWarning, match="not calibrated") if isinstance(rule, SteinBlend) and not calibrated else torch.no_grad():
+    with (
+        pytest.warns(UserWarning, match="not calibrated")
+        if isinstance(rule, SteinBlend) and not calibrated
+        else torch.no_grad()
+    ):
         adapt(layer, rule, memory=4)
         adapt(never, rule, memory=4)
     with torch.set_grad_enabled(gradient):
@@ -60,7 +74,14 @@ def test_a_broken_batch_is_not_remembered(data, laid, rule, calibrated, value, g
             torch.testing.assert_close(layer(x), never(x), rtol=0, atol=0)
 
 
-@fuzz(1, data=st.data(), laid=small(("float32", "float64", "float16", "bfloat16")), rule=st.sampled_from(rules.RULES), calibrated=st.booleans(), size=st.sampled_from([1, 2, 3]))
+@fuzz(
+    1,
+    data=st.data(),
+    laid=small(("float32", "float64", "float16", "bfloat16")),
+    rule=st.sampled_from(rules.RULES),
+    calibrated=st.booleans(),
+    size=st.sampled_from([1, 2, 3]),
+)
 def test_groups_are_batches(data, laid, rule, calibrated, size):
     """Every `size` images in a row: the formula on each group by itself."""
     draw = data.draw
@@ -69,7 +90,7 @@ def test_groups_are_batches(data, laid, rule, calibrated, size):
         calibration(draw, layer)
     pixels = int(np.prod(laid.shape[2:]))
     alone = size * pixels == 1
-    if isinstance(rule, rules.Noisy) and alone or isinstance(rule, SteinBlend) and alone and not calibrated:
+    if (isinstance(rule, rules.Noisy) and alone) or (isinstance(rule, SteinBlend) and alone and not calibrated):
         return
     x = torch.cat([b[:1] for b in batches(draw, laid, size * draw(st.integers(1, 3)))])
     x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and draw(st.booleans()) else x
@@ -91,7 +112,14 @@ def test_groups_are_batches(data, laid, rule, calibrated, size):
 ACTIONS = ("train", "train", "evaluate", "convert", "adapt", "reset", "revert", "reload", "copy", "broken")
 
 
-@fuzz(1, data=st.data(), laid=small(("float32", "float64")), options=st.fixed_dictionaries({"momentum": st.sampled_from([0.1, None]), "affine": st.booleans(), "track_running_stats": st.just(True)}))
+@fuzz(
+    1,
+    data=st.data(),
+    laid=small(("float32", "float64")),
+    options=st.fixed_dictionaries(
+        {"momentum": st.sampled_from([0.1, None]), "affine": st.booleans(), "track_running_stats": st.just(True)}
+    ),
+)
 def test_a_life_of_a_layer(data, laid, options):
     """Whatever was done in between, training and evaluation are those of a plain layer that saw the same batches."""
     dtype = getattr(torch, laid.dtype)

@@ -85,7 +85,8 @@ def _(draw, vector, c):
 
 
 def pair(vector):
-    return [vector(), vector(positive=True, power=1)]
+    """A mean and a variance whose ratios can be computed."""
+    return [vector(power=4), vector(positive=True, power=4)]
 
 
 @case("blend")
@@ -101,7 +102,7 @@ def _(draw, vector, c):
 @case("stein_blend")
 def _(draw, vector, c):
     kappa = draw(st.sampled_from([1.0, 0.0, 0.3]))
-    vectors = [*pair(vector), *pair(vector), vector(positive=True)]
+    vectors = [*pair(vector), *pair(vector), vector(positive=True, power=4)]
     if draw(st.booleans()):
         return (
             lambda a, v, b, w, u: [*shrinkstats.stein_blend(Statistics(a, v), Statistics(b, w), noise=u, kappa=kappa)],
@@ -175,7 +176,10 @@ def right_and_tolerance(formula, vectors, rounding, rounds=3):
     change = [Decimal(0)] * len(right)
     for _ in range(rounds):
         other = formula(*(exact.moved(numbers(v), [rounding] * len(v), rng) for v in vectors))
-        change = [max(a, b) if not b.is_nan() else Decimal("inf") for a, b in zip(change, exact.differences(other, right), strict=True)]
+        change = [
+            max(a, b) if not b.is_nan() else Decimal("inf")
+            for a, b in zip(change, exact.differences(other, right), strict=True)
+        ]
     return floats(right), 4 * floats(change)
 
 
@@ -189,7 +193,13 @@ def flat(results, dtype, library):
     return np.concatenate([np.asarray(host(v), np.float64).reshape(-1) for v in results])
 
 
-@fuzz(1.5, data=st.data(), c=st.sampled_from([3, 4, 5, 1, 2, 8, 33]), dtype=st.sampled_from(["float64", "float32"]), library=st.sampled_from(LIBRARIES))
+@fuzz(
+    1,
+    data=st.data(),
+    c=st.sampled_from([3, 4, 5, 1, 2, 8, 33]),
+    dtype=st.sampled_from(["float64", "float32"]),
+    library=st.sampled_from(LIBRARIES),
+)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_values(name, data, c, dtype, library):
     c = 4 if library.startswith("jax") else c  # which compiles for each
@@ -200,7 +210,11 @@ def test_values(name, data, c, dtype, library):
     with context, np.errstate(all="ignore"):
         found = flat(ours(*arrays), dtype, library)
     right, tolerance = right_and_tolerance(formula, vectors, EPS[dtype] * (c + 16))
-    check(name, found, right, tolerance + 16 * EPS[dtype] * terms(name, vectors, right), dtype)
+    with np.errstate(all="ignore"):
+        tolerance = tolerance + 16 * EPS[dtype] * terms(name, vectors, right)
+    if not (np.abs(right) < LIMITS[dtype][2]).all():
+        return  # one of the results does not fit
+    check(name, found, right, tolerance, dtype)
 
 
 def terms(name, vectors, right):
@@ -210,10 +224,10 @@ def terms(name, vectors, right):
         return np.concatenate([sizes[0] + sizes[2], sizes[1] + sizes[3]])
     if name == "gamma_stein":
         return np.abs(right) * max(abs(np.log(sizes[0][sizes[0] > 0])), default=0)
-    return 0 * right
+    return np.zeros_like(right)
 
 
-@fuzz(0.4, data=st.data(), c=st.sampled_from([3, 4, 1, 6]), at=st.integers(0, 5))
+@fuzz(0.3, data=st.data(), c=st.sampled_from([3, 4, 1, 6]), at=st.integers(0, 5))
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_nan_is_never_a_silent_number(name, data, c, at):
     ours, _, vectors = FUNCTIONS[name](data.draw, partial(scaled, data.draw, c, "float64"), c)
@@ -225,7 +239,7 @@ def test_nan_is_never_a_silent_number(name, data, c, at):
         assert any(np.isnan(v[..., at % c] if v.ndim else v).any() for v in found), (which, found)
 
 
-@fuzz(0.6, data=st.data(), c=st.sampled_from([3, 4, 5, 1, 2]))
+@fuzz(0.4, data=st.data(), c=st.sampled_from([3, 4, 5, 1, 2]))
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_gradients(name, data, c):
     """Along a random direction, against the exact difference; never NaN where values are finite, at variances of 0 neither."""
@@ -259,10 +273,22 @@ def test_gradients(name, data, c):
         return  # at a kink
     slope = sum(float((g * d).sum()) for g, d in zip(found, directions, strict=True))
     terms = sum(float(np.abs(g * d).sum()) for g, d in zip(found, directions, strict=True))
-    check(f"slope of {name}", slope, per_output @ given, np.abs(given) @ change + 1e-11 * (terms + np.abs(given) @ np.abs(per_output)))
+    check(
+        f"slope of {name}",
+        slope,
+        per_output @ given,
+        np.abs(given) @ change + 1e-11 * (terms + np.abs(given) @ np.abs(per_output)),
+    )
 
 
-@fuzz(0.5, data=st.data(), c=st.sampled_from([1, 3, 4]), n=st.sampled_from([1, 2, 9, 64]), bound=st.sampled_from(["lower", "upper"]), alpha=st.sampled_from([0.05, 0.5]))
+@fuzz(
+    0.1,
+    data=st.data(),
+    c=st.sampled_from([1, 3, 4]),
+    n=st.sampled_from([1, 2, 9, 64]),
+    bound=st.sampled_from(["lower", "upper"]),
+    alpha=st.sampled_from([0.05, 0.5]),
+)
 def test_best_strength_is_the_lowest(data, c, n, bound, alpha):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
     source, target = (Statistics(rng.normal(size=c), rng.uniform(0.1, 3, c)) for _ in range(2))
@@ -281,7 +307,7 @@ def test_best_strength_is_the_lowest(data, c, n, bound, alpha):
             assert found <= at(strength, i) * (1 + 1e-9), (best[i], strength)
 
 
-@fuzz(0.5, data=st.data(), c=st.sampled_from([3, 5, 1]), stack=st.sampled_from([(2,), (0,), (3, 2), (1, 1)]))
+@fuzz(0.2, data=st.data(), c=st.sampled_from([3, 5, 1]), stack=st.sampled_from([(2,), (0,), (3, 2), (1, 1)]))
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_stack_is_a_loop(name, data, c, stack):
     """Of vectors that lie in any order: gaps, backwards, broadcast."""
@@ -290,12 +316,16 @@ def test_a_stack_is_a_loop(name, data, c, stack):
     stacks = [v * rng.choice([1.0, 0.5, 2.0], (*stack, 1)) for v in vectors]
     i = data.draw(st.integers(0, len(stacks) - 1))
     laid = list(stacks)
-    laid[i] = data.draw(st.sampled_from([
-        lambda v: np.repeat(v, 2, axis=-1)[..., ::2],
-        lambda v: np.ascontiguousarray(v[..., ::-1])[..., ::-1],
-        lambda v: np.asfortranarray(v),
-        lambda v: v.astype(v.dtype.newbyteorder()),
-    ]))(stacks[i])
+    laid[i] = data.draw(
+        st.sampled_from(
+            [
+                lambda v: np.repeat(v, 2, axis=-1)[..., ::2],
+                lambda v: np.ascontiguousarray(v[..., ::-1])[..., ::-1],
+                lambda v: np.asfortranarray(v),
+                lambda v: v.astype(v.dtype.newbyteorder()),
+            ]
+        )
+    )(stacks[i])
     with np.errstate(all="ignore"):
         found = [host(v) for v in ours(*laid)]
         for k in np.ndindex(*stack):
