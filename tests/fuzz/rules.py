@@ -1,4 +1,4 @@
-"""The rules of normalization written from their formulas, in plain PyTorch operations on float64: autograd does the rest.
+"""The rules of normalization, written from their formulas in plain PyTorch operations on float64, for autograd.
 
 Where a formula has a kink that data reach exactly (a variance, a range or a sum of squares of 0) its gradient is the
 one in the middle, zero.
@@ -52,7 +52,8 @@ class Noisy(Estimator):
 
 RULES = (
     BatchStatistics(), Stein(), Stein.published(), Stein(mean="channel", var="channel"), Stein(mean=None, var="gamma"),
-    Stein(mean="sampling", var=None), JSNorm(), RobustNorm(), RobustNorm(power=1.0), MinMaxNorm(), Ridge(0.1), Lasso(0.1),
+    Stein(mean="sampling", var=None), JSNorm(), RobustNorm(), RobustNorm(power=1.0), MinMaxNorm(), Ridge(0.1),
+    Lasso(0.1),
     PriorBlend(3.0), PriorBlend(0.0), PriorBlend(math.inf), SteinBlend(), SteinBlend(kappa=0.3), Midpoint(), Noisy(),
 )  # fmt: skip
 

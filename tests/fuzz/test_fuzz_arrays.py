@@ -1,4 +1,4 @@
-"""`normalize` with every rule, on arrays of any library, layout and values, against the rule's formula on a plain copy."""
+"""`normalize` with every rule on arrays of any library, layout and values, against its formula on a plain copy."""
 
 import numpy as np
 import pytest

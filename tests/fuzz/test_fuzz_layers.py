@@ -189,7 +189,7 @@ def train_or_adapt(data, laid, rule, *, mode, calibrated, flags, eps, options):
                 ours = next(found)
                 assert ours.dtype == v.dtype
                 if right.isfinite().all():  # of a forward pass that is NaN nobody needs the gradient
-                    compare_gradient(ours, a, b, plain, g64, str(v.dtype)[6:], name, layer, laid)
+                    compare(ours, a, b, str(v.dtype)[6:], name, 1 if name == "dx" else None)
     after = layer.state_dict()
     if mode != "train" or not layer.track_running_stats:
         assert all(torch.equal(before[k], after[k]) for k in before)
@@ -209,11 +209,6 @@ def train_or_adapt(data, laid, rule, *, mode, calibrated, flags, eps, options):
             buffer,
             name,
         )
-
-
-def compare_gradient(ours, right, change, x, g, dtype, name, layer, laid):
-    """Sums of n terms each: a rounding of every term is allowed, n times over a short run of them."""
-    compare(ours, right, change, dtype if name == "dx" else dtype, name, 1 if name == "dx" else None)
 
 
 OPTIONS = st.fixed_dictionaries(

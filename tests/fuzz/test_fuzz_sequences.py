@@ -1,4 +1,4 @@
-"""Sequences: streams that see a broken batch, groups, and networks that are converted, trained, adapted and reverted."""
+"""Sequences: streams that see a broken batch, groups, and layers converted, trained, adapted and reverted."""
 
 import copy
 import io
