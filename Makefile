@@ -20,6 +20,10 @@ long: .venv/installed
 bounds: .venv/installed
 	$(BIN)/python tests/bounds.py
 
+# Other cases in every run, or those of a seed: make fuzz SEED=7
+fuzz: .venv/installed
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long $(if $(SEED),--hypothesis-seed=$(SEED))
+
 docs: .venv/installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
