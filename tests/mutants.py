@@ -293,7 +293,8 @@ class Copy:
         self.cache = folder / "cache"
         digest = hashlib.sha256()
         for path in sorted(p for f in ("shrinkstats", "adapters", "tests") for p in (REPOSITORY / f).rglob("*.py")):
-            digest.update(str(path.relative_to(REPOSITORY)).encode() + path.read_bytes())
+            if path != Path(__file__).resolve():
+                digest.update(str(path.relative_to(REPOSITORY)).encode() + path.read_bytes())
         stamp = folder / "of"
         if folder.exists() and (not stamp.exists() or stamp.read_text() != digest.hexdigest()):
             raise SystemExit(f"{folder} was made from other files: choose another folder, or remove it")
