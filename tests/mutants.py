@@ -42,6 +42,7 @@ LEFT_OUT = ".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "build", 
 
 FIRST, SECOND = 10.0, 40.0  # seconds of tests, as measured, before and after a mutant counts as a likely survivor
 FILES = 5  # in the first stage: importing and collecting a file takes longer than many a test
+FEW = 30  # tests; with fewer, those that reach the line indirectly are taken too
 MEMORY = 16 * 2**30
 
 SITECUSTOMIZE = """
@@ -292,7 +293,8 @@ class Copy:
         self.cache = folder / "cache"
         digest = hashlib.sha256()
         for path in sorted(p for f in ("shrinkstats", "adapters", "tests") for p in (REPOSITORY / f).rglob("*.py")):
-            digest.update(str(path.relative_to(REPOSITORY)).encode() + path.read_bytes())
+            if path != Path(__file__).resolve():
+                digest.update(str(path.relative_to(REPOSITORY)).encode() + path.read_bytes())
         stamp = folder / "of"
         if folder.exists() and (not stamp.exists() or stamp.read_text() != digest.hexdigest()):
             raise SystemExit(f"{folder} was made from other files: choose another folder, or remove it")
@@ -414,28 +416,36 @@ class Tests:
                     self.reach[file][line].append(len(self.names))
             self.names.append(note["test"])
         print(f"{len(self.seconds)} tests pass on the whole code; {len(failed)} fail and are left out", *failed[:9])
-        self.functions, self.mentions = functions_of(copy.whole)
+        self.functions, self.mentions, self.compiled = functions_of(copy.whole)
 
-    def of(self, mutant: Mutant) -> list[str]:
-        """That run the line, or one before it in the function; else functions that mention it; else the file."""
+    def of(self, mutant: Mutant) -> tuple[set[str], set[str]]:
+        """That run the line, or one before it in the function; and if they are few, of functions that mention it too.
+
+        Few they are in what Numba compiles and in what is cached, which one test runs and others rely on.
+        """
         found = self.reach[mutant.file]
-        if mutant.functions:
+        keys = {(mutant.file, line) for line in mutant.functions}
+        own: set[int] = set()
+        if keys and not keys & self.compiled:
             for line in range(mutant.line, mutant.functions[-1] - 1, -1):
                 if line in found:
-                    return [self.names[i] for i in found[line]]
-        keys = {(mutant.file, line) for line in mutant.functions}
+                    own = set(found[line])
+                    break
+        others: set[int] = set()
         seen = set(keys)
-        while keys:
+        while keys and len(own | others) < FEW:
             keys = {caller for key in keys for caller in self.mentions[self.functions.get(key, "")]} - seen
-            tests = {i for file, line in keys for i in self.reach[file].get(line, ())}
-            if tests:
-                return [self.names[i] for i in tests]
+            others |= {i for file, line in keys - self.compiled for i in self.reach[file].get(line, ())}
             seen |= keys
-        return [self.names[i] for i in set().union(*found.values())]
+        if not own | others:
+            others = set().union(*found.values())
+        return {self.names[i] for i in own}, {self.names[i] for i in others - own}
 
     def stages(self, mutant: Mutant) -> Iterator[list[str]]:
         """Tests to run, in their order: a few that are likely to fail, then others."""
-        tests = self.of(mutant)
+        own, others = self.of(mutant)
+        sure = within(FIRST, [sorted(own, key=lambda t: (self.seconds[t], t))], self.seconds) if others else []
+        tests = (own | others) - set(sure)
         files: dict[str, list[str]] = defaultdict(list)
         for test in sorted(tests, key=lambda t: (self.seconds[t], t)):
             files[test.split("::")[0]].append(test)
@@ -451,7 +461,7 @@ class Tests:
             return not file.endswith(own), -len(chosen) / (sizes[file] + 20) / quick
 
         near = sorted(files, key=near_and_quick)
-        first = within(FIRST, [files[f] for f in near[:FILES]], self.seconds)
+        first = sure + within(FIRST, [files[f] for f in near[:FILES]], self.seconds)
         yield first
         rest = set(first)
         second = within(SECOND, [[t for t in files[f] if t not in rest] for f in near], self.seconds)
@@ -473,20 +483,25 @@ def within(budget: float, queues: list[list[str]], seconds: dict[str, float]) ->
 Function = tuple[str, int]  # its file, and its first line
 
 
-def functions_of(root: Path) -> tuple[dict[Function, str], dict[str, set[Function]]]:
-    """The name of every function, by file and line, and the functions that mention a name."""
-    names, mentions = {}, defaultdict(set)
+def functions_of(root: Path) -> tuple[dict[Function, str], dict[str, set[Function]], set[Function]]:
+    """The name of every function; the functions that mention a name; those that Numba compiles, which no trace sees."""
+    names, mentions, compiled = {}, defaultdict(set), set()
     for path in sorted([*root.glob("shrinkstats/**/*.py"), *root.glob("adapters/**/*.py")]):
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 key = str(path.relative_to(root)), min([node.lineno, *(d.lineno for d in node.decorator_list)])
                 names[key] = node.name
+                if any(
+                    re.match(r"(numba\.)?(jit|njit|inner|intrinsic|cfunc)\b", ast.unparse(d))
+                    for d in node.decorator_list
+                ):
+                    compiled.add(key)
                 for inside in ast.walk(node):
                     if isinstance(inside, ast.Name):
                         mentions[inside.id].add(key)
                     elif isinstance(inside, ast.Attribute):
                         mentions[inside.attr].add(key)
-    return names, mentions
+    return names, mentions, compiled
 
 
 # A plugin: only these tests, in this order.
