@@ -200,10 +200,11 @@ def outcome(function, call, sentinel, at_end):
         assert not seen_too_late, (function.__name__, error)  # noqa: PT017
         result = type(error)
     assert place.untouched(), function.__name__
+    left = [v.tobytes() for v in arrays if isinstance(v, np.ndarray)]
+    place.leave()
     if function.__name__ == "_filled":  # addresses
         return isinstance(result, type)
     results = result if isinstance(result, tuple) else (result,)
-    left = [v.tobytes() for v in arrays if isinstance(v, np.ndarray)]
     return [v.tobytes() if isinstance(v, np.ndarray) else repr(v) for v in results], left
 
 

@@ -114,10 +114,9 @@ def test_gradients_are_finite_differences(name, estimator):
     assert torch.autograd.gradcheck(forward, (base, weight, bias), fast_mode=True)
 
 
-EXPANDED = {
-    "inside": ((4, 5, 3, 1), (4, 5, 3, 6)), "rows": ((4, 5, 1, 6), (4, 5, 3, 6)), "samples": ((1, 5, 3, 6), (4, 5, 3, 6)),
-    "channels": ((4, 1, 3, 6), (4, 5, 3, 6)), "images": ((4, 5, 1, 1), (4, 5, 3, 6)), "all": ((1, 1, 1, 1), (4, 5, 3, 6)),
-}  # fmt: skip
+WHOLE = (4, 5, 3, 6)
+EXPANDED = {"inside": (4, 5, 3, 1), "rows": (4, 5, 1, 6), "samples": (1, 5, 3, 6), "channels": (4, 1, 3, 6),
+            "images": (4, 5, 1, 1), "all": (1, 1, 1, 1)}  # fmt: skip
 
 
 @pytest.mark.parametrize("upstream", EXPANDED)
@@ -125,7 +124,7 @@ EXPANDED = {
 def test_expanded_tensors_are_those_they_stand_for(name, upstream):
     """Steps of zero, in the input and in the gradient that arrives: against PyTorch's layer on a plain copy."""
     generator = torch.Generator().manual_seed(3)
-    x, g = (torch.randn(EXPANDED[k][0], generator=generator).expand(EXPANDED[k][1]) for k in (name, upstream))
+    x, g = (torch.randn(EXPANDED[k], generator=generator).expand(WHOLE) for k in (name, upstream))
     found = []
     for layer, copied in ((ShrinkBatchNorm2d(5, BatchStatistics()), x), (nn.BatchNorm2d(5), x.clone())):
         leaf = copied.detach().requires_grad_()

@@ -9,9 +9,10 @@ pass              reads       gives
 `combine`         x, g        ``a[c] * g + b[c] * (x - mean) + d[c]``, where d may differ between samples
 ================  ==========  =======================================================================
 
-One file a backend: `cpu` (Numba, NumPy arrays of any strides), `torch` (the same for tensors on the CPU, with
-gradients), `cupy` (CUDA, through `cuda` and `passes.cu`), `dask` (deferred, chunk by chunk; the forward passes) and
-`generic` (array operations, any library; the forward passes, whose gradients the libraries find themselves).
+One file a backend: `cpu` (Numba, NumPy arrays of any strides; `converted` feeds it other types), `torch` (the same for
+tensors on the CPU, with gradients), `cupy` (CUDA, through `cuda` and `passes.cu`), `dask` (deferred, chunk by chunk;
+the forward passes) and `generic` (array operations, any library; the forward passes, whose gradients the libraries find
+themselves).
 """
 
 from __future__ import annotations

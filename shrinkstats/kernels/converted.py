@@ -49,7 +49,7 @@ def reads(*arrays: NDArray[Any]) -> bool:
 
 def is_float(dtype: Any) -> bool:
     """Whether results are of this type too: ml_dtypes' bfloat16 is, which to NumPy is no kind of number."""
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+    return bool(dtype.kind == "f" or dtype.name == "bfloat16")
 
 
 def work_type(*arrays: NDArray[Any]) -> Any:
@@ -97,7 +97,7 @@ def moments(run: Any, join: Any, x: NDArray[Any], axis: int, sample_axis: int | 
             found[i] = run(room(x[where[i]], dtype), axis, sample_axis)
 
     each(work, len(where), x)
-    if len(where) == 1:
+    if cut is None or len(where) == 1:
         return found[0]
     mean, m2, low, high, between = (v.copy() for v in found[0])
     means, done = mean.copy(), x[where[0]].shape[cut]
