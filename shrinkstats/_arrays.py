@@ -123,6 +123,8 @@ def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> A
 
 def _refuse(name: str, x: object) -> None:
     """An error for arrays that are not what they seem."""
+    if isinstance(x, _FREE):
+        return
     if is_torch_array(x):
         import torch
 
@@ -216,7 +218,7 @@ def nonnegative(name: str, x: Array, xp: Namespace) -> Array:
 def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool = False, zero: bool = False) -> float:
     """x as a float above zero, or zero if that is allowed, and at least `minimum`."""
     try:
-        if isinstance(x, (str, bytes)) or getattr(x, "ndim", 0):
+        if isinstance(x, (str, bytes)) or getattr(x, "ndim", None):
             raise TypeError
         value = float(x)
     except (TypeError, ValueError, OverflowError) as error:
@@ -230,7 +232,7 @@ def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool
 def whole_number(name: str, x: int) -> int:
     """x as an integer."""
     try:
-        if getattr(x, "ndim", 0):
+        if getattr(x, "ndim", None):
             raise TypeError
         return operator.index(x)
     except TypeError as error:

@@ -40,8 +40,7 @@ def unit_scale(x: Array, xp: Namespace) -> Array:
     size = constant(xp.max(xp.abs(x), axis=-1, keepdims=True))
     ordinary = (size > 0) & xp.isfinite(size)
     power = xp.floor(xp.log2(xp.where(ordinary, size, xp.ones_like(size))))
-    last = math.frexp(xp.finfo(x.dtype).max)[1] - 1.0  # just below it a logarithm is rounded up
-    return 2.0 ** xp.where(power > last, xp.full_like(power, last), power)
+    return _power_of_two(power, xp)  # the logarithm of the largest number is rounded up
 
 
 def factor_from(amount: Array, squares: Array, xp: Namespace) -> Array:
@@ -69,21 +68,19 @@ def shrinkage_factor(
     squares = xp.sum(d * d, axis=-1)
     nothing = squares == 0
     ratio = amount(noise / unit) / xp.where(nothing, xp.ones_like(squares), squares)
-    # A power of two, infinite if the noise is so much larger; but zero times as much is zero.
-    units = xp.where(ratio == 0, xp.zeros_like(ratio), _quotient(unit, scale, xp)[..., 0])
+    # Times unit / scale^2, a power of two, which may leave the range: in two steps.
+    power = (xp.log2(unit) - 2 * xp.log2(scale))[..., 0]
+    half = xp.floor(power / 2)
+    excess = ratio * _power_of_two(half, xp) * _power_of_two(power - half, xp)
     if positive_part:
-        nothing = nothing | (constant(ratio) * units > 1)
-    units = xp.where(nothing, xp.zeros_like(units), units)
-    factor = 1 - ratio * units
+        nothing = nothing | (excess > 1)
+    factor = 1 - xp.where(nothing, xp.zeros_like(excess), excess)
     return xp.where(nothing, xp.zeros_like(factor), factor)
 
 
-def _quotient(unit: Array, scale: Array, xp: Namespace) -> Array:
-    """unit / scale^2 of powers of two; 0 or infinity where it leaves the range, without a division that overflows."""
-    power = xp.log2(unit) - 2 * xp.log2(scale)
-    last = math.frexp(xp.finfo(unit.dtype).max)[1] - 1.0
-    inside = xp.where(power > last, xp.full_like(power, last), power)
-    return xp.where(power > last, xp.full_like(power, math.inf), 2.0**inside)
+def _power_of_two(power: Array, xp: Namespace) -> Array:
+    last = math.frexp(xp.finfo(power.dtype).max)[1] - 1.0
+    return 2.0 ** xp.where(power > last, xp.full_like(power, last), power)
 
 
 def james_stein(

@@ -342,7 +342,8 @@ def _of_array(x: Array, axis: int, sample_axis: int | None) -> Moments:
     xp = namespace(x=x)
     backend = kernels.backend(x)
     if is_torch_array(x) and backend is not generic:
-        return backend.moments(x, *check_axes(x, axis, sample_axis))
+        whole: Moments = backend.moments(x, *check_axes(x, axis, sample_axis))
+        return whole
     if is_numpy(x) and not kernels.supports(x):
         as_real("x", np.empty_like(x, shape=0), xp)  # other than numbers is an error; conversion waits
     elif not kernels.supports(x):

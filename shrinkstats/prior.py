@@ -210,7 +210,8 @@ def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float 
             checked[name] = nonnegative(f"noise.{name}", x, xp)
     weights = blend_weights(source, target, SamplingNoise(*(checked.get(k) for k in SamplingNoise._fields)), kappa, xp)
     w, w_spread = (share * v[..., None] for v in weights)
-    mean = source.mean + (w * target.mean - w * source.mean)  # their difference might leave the range
+    half = source.mean / 2  # or a difference of means might leave the range
+    mean = 2 * (half + w * (target.mean / 2 - half))
     if "sd" not in checked:
         return Statistics(mean, (1 - w_spread) * source.var + w_spread * target.var)
     sd = (1 - w_spread) * root(source.var, xp) + w_spread * unbiased_sd(source, target, checked["sd_bias"], xp)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from shrinkstats import moments as public
 from shrinkstats.kernels import cpu, generic, threads
 from shrinkstats.moments import Moments
+from shrinkstats.moments import moments as moments_of
 
 WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 HALF = (torch.float16, torch.bfloat16)
@@ -62,7 +62,8 @@ def moments(x: Tensor, axis: int, sample_axis: int | None) -> Moments:
     else:
         vectors, counts = _moments(x, axis, sample_axis)
     mean, m2, low, high, sample_m2 = vectors
-    return Moments(*counts[:2], mean, m2, low, high, counts[2], mean, m2 if sample_m2 is None else sample_m2)
+    count, samples, weight = counts
+    return Moments(count, samples, mean, m2, low, high, weight, mean, m2 if sample_m2 is None else sample_m2)
 
 
 def affine(x: Tensor, axis: int, pivot: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class _Cotangent(NamedTuple):
     sample_m2: Tensor | None
 
 
-class _Moments(torch.autograd.Function):
+class _Moments(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, x: Tensor, axis: int, sample_axis: int | None) -> tuple[Any, ...]:
         vectors, counts = _moments(x, axis, sample_axis)
@@ -108,7 +109,7 @@ class _Moments(torch.autograd.Function):
         return _plain_gradients(zip(vectors, g, strict=True), [x])[0], None, None
 
 
-class _Affine(torch.autograd.Function):
+class _Affine(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, x: Tensor, pivot: Tensor, a: Tensor, b: Tensor, axis: int) -> Tensor:
         ctx.save_for_backward(x, pivot, a, b)
@@ -143,7 +144,7 @@ class _Affine(torch.autograd.Function):
 def _moments(x: Tensor, axis: int, sample_axis: int | None) -> tuple[list[Tensor | None], tuple[int, int, float]]:
     """What NumPy's way gives; vectors that are one are given once."""
     with threads.at_most(torch.get_num_threads()):
-        m = public(view(x), axis=axis, sample_axis=sample_axis)
+        m = moments_of(view(x), axis=axis, sample_axis=sample_axis)
     vectors = [torch.tensor(v) for v in (m.mean, m.m2, m.minimum, m.maximum)]
     return [*vectors, None if m.sample_m2 is m.m2 else torch.tensor(m.sample_m2)], (m.count, m.samples, m.sample_weight)
 
@@ -151,7 +152,7 @@ def _moments(x: Tensor, axis: int, sample_axis: int | None) -> tuple[list[Tensor
 def _affine(x: Tensor, axis: int, pivot: Tensor, a: Tensor, b: Tensor) -> Tensor:
     y = torch.empty_like(x)
     with threads.at_most(torch.get_num_threads()):
-        cpu.affine(view(x), axis, *map(view, (pivot, a, b)), out=_writable(y))
+        cpu.affine(view(x), axis, view(pivot), view(a), view(b), _writable(y))
     return y
 
 
@@ -169,11 +170,11 @@ def _moments_gradient(
         on_m2 = on_m2 + on_sample_m2
     d, b = on_mean / (size * samples), 2 * on_m2
     with threads.at_most(torch.get_num_threads()), np.errstate(all="ignore"):
-        if g.sample_m2 is not None and size > 1 and samples > 1:
+        if g.sample_m2 is not None and sample_axis is not None and size > 1 and samples > 1:
             means = cpu.group_moments(data, axis, sample_axis, extremes=False).mean
             d = d + 2 * size * on_sample_m2 * (means - mean)
-            first = [np.moveaxis(v, sample_axis, 0) for v in (data, out)]  # type: ignore[call-overload]
-            at = axis + (axis < sample_axis)  # type: ignore[operator]
+            first = [np.moveaxis(v, sample_axis, 0) for v in (data, out)]
+            at = axis + (axis < sample_axis)
             cpu.combine(first[0], first[0], at, mean, np.zeros(channels), b, d, first[1])
         elif g.m2 is None and g.sample_m2 is None:
             out[...] = d.reshape([-1 if i == axis else 1 for i in range(out.ndim)])
@@ -186,7 +187,7 @@ def _moments_gradient(
                 np.divide(v, n, out=np.zeros(channels), where=n > 0)
                 for v, n in zip((on_low, on_high), ties, strict=True)
             ]
-            cpu.add_at_extremes(data, axis, low, high, *at_ends, out=out)
+            cpu.add_at_extremes(data, axis, low, high, at_ends[0], at_ends[1], out)
     return y if y.dtype == x.dtype else y.to(x.dtype)
 
 
