@@ -16,6 +16,7 @@ gradients the libraries find themselves).
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 
 import numpy as np
@@ -27,10 +28,15 @@ from shrinkstats.kernels.cuda import DATA
 COMPILED = ("float32", "float64", "uint8")
 """What the kernels are compiled for: floats, and images as they lie in files. Other integers are promoted first."""
 
+DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
+"""Whether Numba was told, for debugging, to compile nothing: loops over data are then left to array operations."""
+
 
 def supports(x: Array) -> bool:
     """Whether compiled kernels read this array as it lies."""
     if is_numpy(x):
+        if DISABLED:
+            return False
         return not isinstance(x, np.ma.MaskedArray) and x.dtype.isnative and x.dtype.name in COMPILED
     return not is_torch_array(x) and is_cupy_array(x) and x.dtype.name in DATA
 
