@@ -250,7 +250,7 @@ class _Archive:
         return True
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        return read(self.path, name)[0]
+        return read(self.path, name).values
 
 
 def _vector(path: Path, name: str, values: Any) -> Vector:

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,20 @@ class UsageError(ValueError):
     """The request is at fault, not the data."""
 
 
-def read(path: Path, key: str | None = None) -> tuple[np.ndarray[Any, Any], list[str] | None]:
-    """The array in a file, and the names of its columns where a .csv has a header."""
+class Table(NamedTuple):
+    """An array, and what a .csv calls its columns and its rows.
+
+    `rows` are what stands in a first column of names, which is not among the values; `title` is its header.
+    """
+
+    values: np.ndarray[Any, Any]
+    columns: list[str] | None = None
+    rows: list[str] | None = None
+    title: str = ""
+
+
+def read(path: Path, key: str | None = None) -> Table:
+    """The array in a file."""
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".npz", ".csv"):
         raise UsageError(f"{path}: expected a file ending in .npy, .npz or .csv")
@@ -41,7 +53,7 @@ def read(path: Path, key: str | None = None) -> tuple[np.ndarray[Any, Any], list
         raise ValueError(f"{path}: the file is empty")
     if suffix == ".csv":
         return _read_csv(path)
-    return (_read_npy(path) if suffix == ".npy" else _read_npz(path, key)), None
+    return Table(_read_npy(path) if suffix == ".npy" else _read_npz(path, key))
 
 
 @contextmanager
@@ -93,8 +105,8 @@ def check_sums(path: Path) -> None:
                 raise ValueError(f"the checksum of {name} does not fit")
 
 
-def _read_csv(path: Path) -> tuple[np.ndarray[Any, Any], list[str] | None]:
-    """Rows are observations, columns channels; a first row of text names them."""
+def _read_csv(path: Path) -> Table:
+    """Rows are observations, columns channels; a first row of text names them, a first column of it the rows."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             delimiter = _delimiter(file)
@@ -114,9 +126,10 @@ def _delimiter(lines: Iterator[str]) -> str:
     return next((mark for mark in "\t;" if mark in bare.strip(" \r\n")), ",")
 
 
-def _table(path: Path, rows: Iterator[tuple[int, list[str]]]) -> tuple[np.ndarray[Any, Any], list[str] | None]:
+def _table(path: Path, rows: Iterator[tuple[int, list[str]]]) -> Table:
     names: list[str] | None = None
     values: list[list[float]] = []
+    labels: list[tuple[int, str]] = []  # the first cell of every row
     width = 0
     for line, cells in rows:
         if not width:
@@ -126,10 +139,25 @@ def _table(path: Path, rows: Iterator[tuple[int, list[str]]]) -> tuple[np.ndarra
                 continue
         if len(cells) != width:
             raise ValueError(f"{path}, row {line}: {len(cells)} columns, expected {width} as in the first row")
-        values.append([_number(path, line, column, cell, names) for column, cell in enumerate(cells)])
-    if not values:
+        labels.append((line, cells[0]))
+        values.append([_number(path, line, column, cell, names) for column, cell in enumerate(cells[1:], 1)])
+    if not labels:
         raise ValueError(f"{path}: no rows of numbers{'' if names is None else ' below the header'}")
-    return np.array(values), names
+    cells = [cell.strip() for _, cell in labels]
+    if width > 1 and _are_names(None if names is None else names[0], cells):
+        return Table(np.array(values), names and names[1:], cells, names[0] if names else "")
+    first = [_number(path, line, 0, cell, names) for line, cell in labels]
+    return Table(np.column_stack([first, np.array(values)]), names)
+
+
+def _are_names(header: str | None, cells: list[str]) -> bool:
+    """Whether the first column holds names of rows: words, or the numbers that pandas writes under no header."""
+    if not any(map(_is_number, cells)) and any(cells):
+        return True
+    if header in ("", "Unnamed: 0"):
+        return True
+    counted = [[str(i) for i in range(first, first + len(cells))] for first in (0, 1)]
+    return header is not None and header.lower() in ("index", "id", "row") and cells in counted
 
 
 def _is_number(cell: str) -> bool:

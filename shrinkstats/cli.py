@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 import shrinkstats
-from shrinkstats._files import UsageError, read, whole
+from shrinkstats._files import Table, UsageError, read, whole
 from shrinkstats.moments import check_axes
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def application() -> "typer.Typer":
             if output is not None:
                 _check_output(output, force)
             goal = _target(target)
-            x, names = read(file, key)
-            table = _estimate(file, x, names, axis, sample_axis, goal)
+            table = _estimate(file, read(file, key), axis, sample_axis, goal)
             _show(table, all_rows)
             if output is not None:
                 with whole(output) as temporary:
@@ -551,16 +550,17 @@ class _Table:
     target: float | str
     count: int
     samples: int
+    first: str | None = None  # the header of a first column that names rows
 
 
 def _estimate(
     file: Path,
-    x: np.ndarray[Any, Any],
-    header: list[str] | None,
+    content: Table,
     axis: int,
     sample_axis: str | None,
     target: float | str,
 ) -> _Table:
+    x = content.values
     channel_axis, samples_along = _axes(x, axis, sample_axis)
     try:
         with np.errstate(invalid="ignore"):  # infinity in the data; the notes say so
@@ -572,7 +572,8 @@ def _estimate(
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: {error}") from error
     channels = moments.mean.shape[0]
-    labels = header if header is not None and channel_axis == 1 else [""] * channels  # a header names columns
+    labels = (content.columns if channel_axis == 1 else content.rows) or [""] * channels
+    first = None if content.rows is None else _printable(content.title)
     return _Table(
         file=file,
         names=[_printable(label).strip() or str(i) for i, label in enumerate(labels)],
@@ -586,6 +587,7 @@ def _estimate(
         target=target,
         count=moments.count,
         samples=moments.samples,
+        first=first,
     )
 
 
@@ -644,7 +646,10 @@ def _show(table: _Table, all_rows: bool) -> None:
 
 
 def _notes(table: _Table) -> Iterator[str]:
-    """What makes a number missing, or the same as before."""
+    """What was left out, and what makes a number missing, or the same as before."""
+    if table.first is not None:
+        called = f" ({table.first})" if table.first else ""
+        yield f"the first column{called} names the rows; it is not among the channels."
     bad = np.flatnonzero(~np.isfinite(table.columns["sample_mean"]) | ~np.isfinite(table.columns["sample_variance"]))
     channels = len(table.names)
     if len(bad):

@@ -40,6 +40,11 @@ def fails(result, code, *parts):
         assert part in result.stderr
 
 
+def works(result):
+    assert result.exit_code == 0, result.output
+    return result
+
+
 def write(path, text):
     path.write_bytes(text.encode() if isinstance(text, str) else text)
 
@@ -322,3 +327,43 @@ def test_the_demo_says_what_to_install(call, monkeypatch, missing):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, missing, None)
     fails(call("demo"), 2, f"the demo needs {missing}", 'pip install "shrinkstats[demo]"')
+
+
+# Names of rows.
+
+
+@pytest.mark.parametrize("title", ["", "Unnamed: 0", "index", "gene"])
+def test_names_of_rows_are_no_channel(call, tmp_path, title):
+    values = np.random.default_rng(0).normal(size=(6, 4)).round(3)
+    names = [f"g{i}" for i in range(6)] if title == "gene" else [str(i) for i in range(6)]
+    plain = "\n".join(["a,b,c,d", *(",".join(map(str, row)) for row in values)])
+    named = "\n".join(
+        [f"{title},a,b,c,d", *(",".join([n, *map(str, row)]) for n, row in zip(names, values, strict=True))]
+    )
+    Path("plain.csv").write_text(plain + "\n")
+    Path("named.csv").write_text(named + "\n")
+    expected = works(call("estimate", "plain.csv", "--output", "plain.json"))
+    found = works(call("estimate", "named.csv", "--output", "named.json"))
+    assert Path("named.json").read_text() == Path("plain.json").read_text()
+    called = f" ({title})" if title else ""
+    assert f"Note: the first column{called} names the rows; it is not among the channels." in found.stdout
+    assert "first column" not in expected.stdout
+    works(call("estimate", "named.csv", "--axis", "0", "--output", "rows.json"))
+    assert json.loads(Path("rows.json").read_text())["channel"] == names
+
+
+def test_what_pandas_writes(call, tmp_path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(6, 3)), columns=["a", "b", "c"])
+    frame.to_csv("index.csv")
+    frame.to_csv("none.csv", index=False)
+    for name in ("index", "none"):
+        works(call("estimate", f"{name}.csv", "--output", f"{name}.json"))
+    assert Path("index.json").read_text() == Path("none.json").read_text()
+
+
+def test_a_column_of_data_that_happens_to_count(call, tmp_path):
+    """Only a header tells it from the names of rows."""
+    Path("x.csv").write_text("time,b\n0,1.5\n1,2.5\n2,0.5\n")
+    works(call("estimate", "x.csv", "--output", "x.json"))
+    assert json.loads(Path("x.json").read_text())["channel"] == ["time", "b"]

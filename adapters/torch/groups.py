@@ -26,16 +26,16 @@ def normalize(layer: Any, x: Tensor, estimator: Estimator) -> Tensor:
         center, slope = _center_and_slope(layer, x, estimator)
     if layer.weight is not None:
         slope = slope * layer.weight
-    shift = -center * slope
+    work = torch.promote_types(x.dtype, torch.float32)
+    pivot = center.detach().to(work).to(center.dtype)  # near the data, so that float32 far from zero loses nothing
+    shift = (pivot - center) * slope
     if layer.bias is not None:
         shift = shift + layer.bias
-    work = torch.promote_types(x.dtype, torch.float32)
 
     def along(vectors: Tensor) -> Tensor:
         return vectors.to(work).reshape(-1, 1, x.size(1), *[1] * (x.ndim - 2))
 
-    # One multiplication and addition, as PyTorch evaluates with running statistics.
-    y = torch.addcmul(along(shift), x.unflatten(0, (-1, size)).to(work), along(slope))
+    y = torch.addcmul(along(shift), x.unflatten(0, (-1, size)).to(work) - along(pivot), along(slope))
     return y.flatten(0, 1).to(x.dtype)
 
 

@@ -17,6 +17,7 @@ themselves).
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 
 import numpy as np
@@ -25,10 +26,15 @@ from array_api_compat import is_cupy_array, is_dask_array
 from shrinkstats._arrays import Array, is_numpy, is_torch_array
 from shrinkstats.kernels.cuda import DATA
 
+DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
+"""Whether Numba was told, for debugging, to compile nothing: loops over data are then left to array operations."""
+
 
 def supports(x: Array) -> bool:
     """Whether compiled kernels read this array as it lies."""
     if is_numpy(x):
+        if DISABLED:
+            return False
         return not isinstance(x, np.ma.MaskedArray) and (x.dtype.kind in "iu" or x.dtype.name in DATA)
     return not is_torch_array(x) and is_cupy_array(x) and x.dtype.name in DATA
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
@@ -25,15 +29,55 @@ LANES = 512  # accumulators side by side when neighbours in memory are channels
 REORDER = {"reassoc", "contract", "nsz", "arcp"}
 
 
+class _Cache(FunctionCache):
+    """Numba's cache on disk, which nothing depends on: what cannot be read or written is compiled for this process."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        found = None
+        try:
+            found = super().load_overload(sig, target_context)
+        except Exception as error:  # what damaged files raise is an open list
+            _note_once(logging.WARNING, f"cannot read the compiled code in {self.cache_path} ({_words(error)})")
+            with suppress(Exception):
+                self.flush()  # so that the next process finds what this one compiles
+        if found is None:
+            _note_once(logging.INFO, "compiling for this machine, which takes some seconds, once")
+        return found
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            where = f"cannot keep compiled code in {self.cache_path} ({_words(error)})"
+            _note_once(logging.WARNING, f"{where}: every process compiles anew; NUMBA_CACHE_DIR names another folder")
+
+
+_noted: set[int] = set()
+
+
+def _note_once(level: int, text: str) -> None:
+    """To the logger "shrinkstats", once a process for each level; and to who waits at a terminal."""
+    if level in _noted:
+        return
+    _noted.add(level)
+    logger = logging.getLogger("shrinkstats")
+    logger.log(level, text)
+    if level == logging.INFO and not logger.isEnabledFor(level) and sys.stderr is not None and sys.stderr.isatty():
+        print(f"shrinkstats: {text}", file=sys.stderr, flush=True)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """numba.njit without the GIL, cached on disk where there is a place to write to."""
     if function is None:
         return lambda f: jit(f, **options)
-    options |= {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(function, cache=True, **options)
-    except RuntimeError:  # no writable directory: compile anew in every process
-        return numba.njit(function, **options)
+    compiled = numba.njit(function, nogil=True, error_model="numpy", **options)
+    with suppress(RuntimeError, AttributeError):  # no writable directory; or nothing is to be compiled at all
+        compiled._cache = _Cache(compiled.py_func)
+    return compiled
 
 
 def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:

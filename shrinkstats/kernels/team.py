@@ -254,7 +254,7 @@ def _body(name: str, interleaved: bool, dtype: Any) -> Any:
     function = _BODIES[name][interleaved]
     try:
         return numba.cfunc(signature, cache=True, error_model="numpy")(function)
-    except RuntimeError:  # no writable directory
+    except Exception:  # no writable directory, a full disk, damaged files; what is wrong with the code shows again
         return numba.cfunc(signature, error_model="numpy")(function)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from shrinkstats.kernels import cpu, generic, threads
+from shrinkstats.kernels import DISABLED, cpu, generic, threads
 from shrinkstats.moments import Moments
 from shrinkstats.moments import moments as moments_of
 
@@ -33,6 +33,8 @@ def fits(x: Tensor) -> bool:
         and x.dtype in (*DTYPES, *HALF, *WHOLE)
         and not x.is_nested
         and x.numel() > 0
+        and not x._is_zerotensor()
+        and not DISABLED
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._functorch.is_legacy_batchedtensor(x)  # gradients of several outputs at once
