@@ -261,7 +261,7 @@ TRANSFORMS = {
     "grad": lambda net, x: torch.func.grad(lambda x: net(x).sum())(x),
     "jvp": lambda net, x: torch.func.jvp(net, (x,), (x,)),
     "make_fx": lambda net, x: make_fx(net)(x),
-    "make_fx, symbolic": lambda net, x: make_fx(net, tracing_mode="symbolic")(x),
+    "make_fx, symbolic": lambda net, x: make_fx(net, tracing_mode="symbolic", _allow_non_fake_inputs=True)(x),
     "fake": lambda net, x: net(FakeTensorMode(allow_non_fake_inputs=True).from_tensor(x)),
     "meta": lambda net, x: copy.deepcopy(net).to("meta")(x.to("meta")),
 }
