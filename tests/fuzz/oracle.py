@@ -58,11 +58,13 @@ def moments(x, axis, sample_axis, dtype="float64", data_dtype="float64"):
     delta = 8 * EPS[width(data_dtype)] * spread + 8 * EPS[dtype] * np.ldexp(size, -power)
     own = 8 * max(EPS[width(data_dtype)], EPS[dtype]) * spread + 8 * 2.0**-52 * np.ldexp(size, -power)
     m2_tolerance = 32 * EPS[width(data_dtype)] * found["m2"] + 4 * np.sqrt(n * found["m2"]) * own / 8 + n * own * own
+    constant = np.where(spread == 0, n * (2 * EPS[dtype] * np.ldexp(size, -power)) ** 2, 0)  # the mean's own rounding
+    m2_tolerance = m2_tolerance + constant
     samples = found["samples"]
     if samples > 1 and sample_axis is not None:
         scale = samples * (samples - 1)
         sample_m2 = found["noise"] * scale
-        noise_tolerance = (2 * np.sqrt(samples * sample_m2) * own + samples * own * own) / scale
+        noise_tolerance = (2 * np.sqrt(samples * sample_m2) * own + samples * own * own + constant) / scale
     else:
         noise_tolerance = m2_tolerance / n / (n - 1) if n > 1 else 0 * m2_tolerance
     tolerances = {"mean": delta, "m2": m2_tolerance, "var": m2_tolerance / n, "noise": noise_tolerance}

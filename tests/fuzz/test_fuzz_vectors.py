@@ -39,7 +39,7 @@ def scaled(draw, c, dtype, *, positive=False, power=1):
     elif kind == "spread":
         x *= 10 ** rng.uniform(-2, 2, c)
     elif kind == "large":
-        x *= (most / 64) ** (1 / power)
+        x *= (most / 4) ** (1 / power)
     elif kind == "small":
         x *= (tiny * 64) ** (1 / power)
     x = (np.abs(x) if positive else x).astype(dtype)
