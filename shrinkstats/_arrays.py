@@ -218,7 +218,7 @@ def nonnegative(name: str, x: Array, xp: Namespace) -> Array:
 def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool = False, zero: bool = False) -> float:
     """x as a float above zero, or zero if that is allowed, and at least `minimum`."""
     try:
-        if isinstance(x, (str, bytes)) or getattr(x, "ndim", None):
+        if isinstance(x, (str, bytes)) or _has_axes(x):
             raise TypeError
         value = float(x)
     except (TypeError, ValueError, OverflowError) as error:
@@ -232,11 +232,15 @@ def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool
 def whole_number(name: str, x: int) -> int:
     """x as an integer."""
     try:
-        if getattr(x, "ndim", None):
+        if _has_axes(x):
             raise TypeError
         return operator.index(x)
     except TypeError as error:
         raise TypeError(f"{name} must be a whole number, got {_kind(x)}") from error
+
+
+def _has_axes(x: object) -> bool:
+    return not isinstance(x, (int, float)) and bool(getattr(x, "ndim", None))
 
 
 def _kind(x: object) -> str:

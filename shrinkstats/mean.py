@@ -40,7 +40,8 @@ def unit_scale(x: Array, xp: Namespace) -> Array:
     size = constant(xp.max(xp.abs(x), axis=-1, keepdims=True))
     ordinary = (size > 0) & xp.isfinite(size)
     power = xp.floor(xp.log2(xp.where(ordinary, size, xp.ones_like(size))))
-    return _power_of_two(power, xp)  # the logarithm of the largest number is rounded up
+    last = xp.full_like(power, _last(x, xp))  # the logarithm of the largest number is rounded up
+    return 2.0 ** xp.where(power > last, last, power)
 
 
 def factor_from(amount: Array, squares: Array, xp: Namespace) -> Array:
@@ -71,16 +72,23 @@ def shrinkage_factor(
     # Times unit / scale^2, a power of two, which may leave the range: in two steps.
     power = (xp.log2(unit) - 2 * xp.log2(scale))[..., 0]
     half = xp.floor(power / 2)
-    excess = ratio * _power_of_two(half, xp) * _power_of_two(power - half, xp)
+    one, other = _power_of_two(half, xp), _power_of_two(power - half, xp)
     if positive_part:
-        nothing = nothing | (excess > 1)
-    factor = 1 - xp.where(nothing, xp.zeros_like(excess), excess)
+        nothing = nothing | (ratio * one > 1 / other)
+        ratio = xp.where(nothing, xp.zeros_like(ratio), ratio)
+    factor = 1 - ratio * one * other
     return xp.where(nothing, xp.zeros_like(factor), factor)
 
 
 def _power_of_two(power: Array, xp: Namespace) -> Array:
-    last = math.frexp(xp.finfo(power.dtype).max)[1] - 1.0
-    return 2.0 ** xp.where(power > last, xp.full_like(power, last), power)
+    """Within the range, and so that a million of it are, and its inverse."""
+    last = xp.full_like(power, _last(power, xp) - 24)
+    return 2.0 ** xp.where(power > last, last, xp.where(power < -last, -last, power))
+
+
+def _last(x: Array, xp: Namespace) -> float:
+    """The exponent of the largest power of two."""
+    return math.frexp(xp.finfo(x.dtype).max)[1] - 1.0
 
 
 def james_stein(
