@@ -285,6 +285,7 @@ def test_a_stream_refuses_what_would_freeze_it(net, transform, used):
     assert torch.equal(net(y), expected)
 
 
+@torch.no_grad()
 def test_a_stream_in_a_graph_with_breaks(net):
     adapt(net, memory=16)
     twin = copy.deepcopy(net)

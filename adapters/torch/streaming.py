@@ -49,11 +49,6 @@ class Memory(NamedTuple):
             torch.lerp(self.between, batch.between, share) + spread,
         )
 
-    @property
-    def finite(self) -> bool:
-        """Whether all of it is numbers: what is not would never fade."""
-        return bool(torch.isfinite(torch.stack(self[2:])).all())
-
 
 @dataclass
 class _State:
@@ -165,8 +160,8 @@ class Streaming(Estimator):
         state = self.state
         long = batch if state.long is None else state.long.then(batch, self.capacity)
         recent = batch if state.recent is None else state.recent.then(batch, max(1, self.capacity // RECENT))
-        if not (long.finite and recent.finite):
-            return long  # the batch has what it is made of, those to come do not
+        if not torch.isfinite(torch.stack((*long[2:], *recent[2:]))).all():
+            return long  # of the batch itself; in the memory it would never fade
         if self._changed(long, recent):
             long = recent
         state.batch, state.long, state.recent = batch, long, recent
