@@ -79,10 +79,8 @@ class Cells:
         self.path, self.rows = path, []
         if not path.exists():
             self._append(json.dumps(settings) + "\n")
-        text = path.read_text()
-        if not text.endswith("\n"):
-            self._append("\n")
-        first, *lines = text.splitlines()
+        text = path.read_text(encoding="utf-8", errors="replace")
+        first, *lines = text.splitlines() or [""]
         if _parsed(first) != settings:
             raise SystemExit(f"{path} holds cells of other settings: {first}\nremove it, or choose another --output")
         for number, line in enumerate(lines, 2):
@@ -95,6 +93,8 @@ class Cells:
                 raise SystemExit(f"{path}, line {number}: {error}; remove the line to measure it again") from error
             if known != settings:  # two processes may have begun the file at once
                 self.rows.append(known)
+        if not text.endswith("\n"):
+            self._append("\n")
 
     @classmethod
     def of_all_ranks(cls, folder: Path, settings: Row) -> Cells:

@@ -61,9 +61,13 @@ def _damage(path: Path) -> Iterator[None]:
     """Whatever a parser raises on a malformed file, as one ValueError; the list of its exceptions is open."""
     try:
         yield
-    except (UsageError, OSError):
+    except UsageError:
         raise
     except Exception as error:
+        if (
+            isinstance(error, OSError) and error.filename is not None
+        ):  # of the system, not of a parser that seeks astray
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: damaged, or not an array of numbers: {reason}") from error
 
