@@ -79,22 +79,26 @@ class Cells:
         self.path, self.rows = path, []
         if not path.exists():
             self._append(json.dumps(settings) + "\n")
-        text = path.read_text()
-        if not text.endswith("\n"):
-            self._append("\n")
-        first, *lines = text.splitlines()
+        text = path.read_text(encoding="utf-8", errors="replace")
+        first, *lines = text.splitlines() or [""]
         if _parsed(first) != settings:
             raise SystemExit(f"{path} holds cells of other settings: {first}\nremove it, or choose another --output")
+        sure = False
         for number, line in enumerate(lines, 2):
             known = _parsed(line)
             if known is None:  # cut off when the benchmark was stopped
                 continue
             try:
-                verified(known)
+                if verified(known):
+                    sure = True
+                elif sure and known != settings:  # older rows have none
+                    raise ValueError("its checksum is missing")
             except ValueError as error:
                 raise SystemExit(f"{path}, line {number}: {error}; remove the line to measure it again") from error
             if known != settings:  # two processes may have begun the file at once
                 self.rows.append(known)
+        if not text.endswith("\n"):
+            self._append("\n")
 
     @classmethod
     def of_all_ranks(cls, folder: Path, settings: Row) -> Cells:

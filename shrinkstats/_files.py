@@ -61,9 +61,11 @@ def _damage(path: Path) -> Iterator[None]:
     """Whatever a parser raises on a malformed file, as one ValueError; the list of its exceptions is open."""
     try:
         yield
-    except (UsageError, OSError):
+    except UsageError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:  # not of a parser gone astray
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: damaged, or not an array of numbers: {reason}") from error
 
@@ -82,15 +84,15 @@ def _read_npy(path: Path) -> np.ndarray[Any, Any]:
 def _read_npz(path: Path, key: str | None) -> np.ndarray[Any, Any]:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: damaged, or not an archive of arrays: it does not read as a zip file")
-    with _damage(path), np.load(path, allow_pickle=False) as archive:
-        names = archive.files
+    with _damage(path), zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
         if not names:
             raise ValueError("it holds no arrays")
         if key is None and len(names) > 1:
             raise UsageError(f"{path} holds several arrays: choose one by --key {'|'.join(names)}")
         if key is not None and key not in names:
             raise UsageError(f"{path} holds no array {key!r}; there is {', '.join(names)}")
-        with archive.zip.open(f"{names[0] if key is None else key}.npy") as member:
+        with archive.open(archive.namelist()[0 if key is None else names.index(key)]) as member:
             found = np.lib.format.read_array(member, allow_pickle=False)
             if member.read(1):  # its sum is compared with the archive's at the end, and not before
                 raise ValueError("it is longer than its header says")

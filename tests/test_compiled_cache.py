@@ -70,3 +70,23 @@ def test_nothing_is_compiled_where_numba_is_told_so(tmp_path):
 def test_the_first_compilation_says_so(tmp_path):
     said = run(tmp_path, "import logging; logging.basicConfig(level=logging.INFO)\n")
     assert said.count("compiling for this machine") == 1
+
+
+LAYER = """
+import torch
+from shrinkstats.adapters.torch import ShrinkBatchNorm2d
+from shrinkstats.estimators import BatchStatistics
+t = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+ours, theirs = ShrinkBatchNorm2d(3, BatchStatistics()), torch.nn.BatchNorm2d(3)
+for mode in (True, False):
+    a, b = t.clone().requires_grad_(), t.clone().requires_grad_()
+    y, z = ours.train(mode)(a), theirs.train(mode)(b)
+    y.pow(3).sum().backward()
+    z.pow(3).sum().backward()
+    assert torch.allclose(y, z, atol=1e-5) and torch.allclose(a.grad, b.grad, atol=1e-4)
+"""
+
+
+def test_layers_where_numba_is_told_so(tmp_path):
+    pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
+    assert run(tmp_path, LAYER, NUMBA_DISABLE_JIT="1") == ""

@@ -29,7 +29,7 @@ LANES = 512  # accumulators side by side when neighbours in memory are channels
 REORDER = {"reassoc", "contract", "nsz", "arcp"}
 
 
-class _Cache(FunctionCache):
+class _Cache(FunctionCache):  # type: ignore[misc]
     """Numba's cache on disk, which nothing depends on: what cannot be read or written is compiled for this process."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
