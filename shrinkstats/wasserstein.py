@@ -237,11 +237,12 @@ def _search_block(
 
     # The bound may have several valleys: a grid over log(N/n) first.
     zero = xp.zeros_like(mean_s)
+    one_zero = zero[: min(zero.shape[0], 1)]
     best, least = zero, zero + math.inf
     for i in range(-GRID, GRID + 1):
         smaller = math.exp(-abs(i) * SPACING)
         pair = (1 / (1 + smaller), smaller / (1 + smaller))
-        found = at(*(zero + v for v in (pair if i > 0 else pair[::-1])))
+        found = at(*(one_zero + v for v in (pair if i > 0 else pair[::-1])))
         best = xp.where(found < least, zero + i * SPACING, best)
         least = xp.where(found < least, found, least)
     # Then a golden section of the stretch between the neighbours of the best point.
