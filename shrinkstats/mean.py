@@ -67,8 +67,9 @@ def shrinkage_factor(
     scale, unit = unit_scale(deviation, xp), unit_scale(noise, xp)
     d = deviation / scale
     squares = xp.sum(d * d, axis=-1)
-    nothing = squares == 0
-    ratio = amount(noise / unit) / xp.where(nothing, xp.ones_like(squares), squares)
+    amounts = amount(noise / unit)
+    nothing = (squares == 0) & ~xp.isnan(amounts)
+    ratio = amounts / xp.where(nothing, xp.ones_like(squares), squares)
     # Times unit / scale^2, a power of two, which may leave the range: in two steps.
     power = (xp.log2(unit) - 2 * xp.log2(scale))[..., 0]
     half = xp.floor(power / 2)
@@ -196,7 +197,9 @@ def shrink(
     smaller = _smaller(mean, target, xp)  # all that follows is multiplied by it
     deviation = smaller * mean - smaller * target
     factor = shrinkage_factor(deviation, smaller * smaller * noise, bock, xp, positive_part=positive_part)
-    return Shrunk((smaller * target + factor[..., None] * deviation) / smaller, factor)
+    f = factor[..., None]
+    between = f * mean + (1 - f) * target  # which keeps a mean that lies far from the target
+    return Shrunk(xp.where(f >= 0, between, (smaller * target + f * deviation) / smaller), factor)
 
 
 def _average(mean: Array, xp: Namespace) -> Array:

@@ -253,7 +253,7 @@ class Moments:
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __repr__(self) -> str:
-        return f"Moments({self.mean.shape[0]} channels, count={self.count}, samples={self.samples})"
+        return f"Moments({self.mean.shape[-1]} channels, count={self.count}, samples={self.samples})"
 
 
 def _merge(

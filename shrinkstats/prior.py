@@ -257,7 +257,8 @@ def blend_weights(
         return w, w
     ratio = xp.where(votes, unbiased_sd(source, target, noise.sd_bias, xp) / sd, zero)
     squares = ratio * ratio
-    grown = xp.sum(squares, axis=-1, keepdims=True) / xp.sum(xp.astype(votes, squares.dtype), axis=-1, keepdims=True)
+    voters = xp.sum(xp.astype(votes, squares.dtype), axis=-1, keepdims=True)
+    grown = xp.sum(squares, axis=-1, keepdims=True) / xp.where(voters == 0, xp.ones_like(voters), voters)
     return weight(shift, noise.mean / var * squares), weight(ratio - 1, noise.sd * grown)
 
 

@@ -12,6 +12,8 @@ cases = Counter()
 PHASES = (
     tuple(Phase) if settings().database is None and not settings().derandomize else (Phase.explicit, Phase.generate)
 )
+SHARE = 0.4
+"""Of the examples of other tests: a minute in all."""
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
@@ -20,7 +22,9 @@ def fuzz(share=1.0, **strategies):
 
     def decorate(test):
         @settings(
-            max_examples=max(1, round(share * settings().max_examples)), suppress_health_check=QUIET, phases=PHASES
+            max_examples=max(1, round(share * SHARE * settings().max_examples)),
+            suppress_health_check=QUIET,
+            phases=PHASES,
         )
         @given(**strategies)
         @wraps(test)

@@ -209,6 +209,16 @@ def affine(x, center, divisor, weight, bias, axis=1):
     return y if bias is None else y + bias.reshape(along)
 
 
+def terms(g, y, divisor, weight, axis=1):
+    """The size of what the gradient for x is the sum of; the sum may be much smaller."""
+    along = [1] * g.ndim
+    along[axis] = -1
+    weight = torch.ones_like(divisor) if weight is None else weight.detach().double().abs()
+    unit = within(y.abs(), axis) / weight.reshape(along)
+    size = within(g.abs(), axis) * (weight / divisor).reshape(along).abs() * (1 + unit.square())
+    return torch.where(weight.reshape(along) == 0, 0.0, size)
+
+
 def judged(function, leaves, steps, rounds=3):
     """The results of a function of float64 tensors, and what they change by when these move by a step at most."""
     generator = torch.Generator().manual_seed(0)

@@ -77,12 +77,14 @@ def compare(data, library, laid, rule, eps, axis=None):
     near(ours, right, change, laid, dtype, "y")
     if wanted and right.isfinite().all():
         (dx,) = torch.autograd.grad(y, x, g.to(x.dtype))
-        near(dx.double(), gradient, d_gradient, laid, dtype, "dx")
+        spread = rules.normalize(plain, weight, bias, rule, known, eps, axis)[2]
+        size = rules.terms(g, right, rules.scale(rule, spread, eps), weight, axis)
+        near(dx.double(), gradient, d_gradient, laid, dtype, "dx", size)
 
 
-def near(ours, right, change, laid, dtype, name):
+def near(ours, right, change, laid, dtype, name, size=0.0):
     axis = laid.axis
-    tolerance = 8 * rules.within(change, axis) + 16 * EPS[width(dtype)] * rules.within(right.abs(), axis)
+    tolerance = 8 * rules.within(change, axis) + 16 * EPS[width(dtype)] * (rules.within(right.abs(), axis) + size)
     if name == "dx" and laid.dtype in ("float16", "bfloat16"):  # a sum of parts that were rounded one by one
         tolerance = tolerance + 4 * EPS[laid.dtype] * rules.within(right.abs(), axis)
     tolerance = torch.where(tolerance.isnan(), 0.0, tolerance)

@@ -50,6 +50,8 @@ def test_the_number_of_channels(child, features, channels, sizes, images, rule, 
     if theirs is not None and theirs[0] == "normalized":
         return  # PyTorch has nothing to compare the channels with, or they are right
     assert isinstance(ours, tuple), f"{ours}: {case}"
+    if theirs[0] == "ValueError" and adapting and ours[0] == "normalized":
+        return  # a rule may know what one value per channel says
     if theirs[0] == "ValueError":  # one value per channel, which we say in our own words
         assert ours[0] in ("ValueError", "RuntimeError"), (ours, case)
     else:

@@ -73,23 +73,9 @@ def test_squares_out_of_the_range_of_single_precision(library, data, laid):
     compare(data, library, laid, data.draw(st.sampled_from([0, None])))
 
 
-@fuzz(0.25, data=st.data(), laid=arrays(dtypes=("float64",), values=("end",), axis=1, shapes=FEW))
-@pytest.mark.parametrize("library", ["numpy", "torch", "array_api_strict", "dask", "jax", "jax x64"])
-def test_the_end_of_the_range(library, data, laid):
-    """The mean fits where the sum does not."""
-    laid = replace(laid, dtype="float32") if library == "jax" else laid
-    laid = replace(laid, strides=tuple(map(abs, laid.strides)))
-    compare(data, library, laid, data.draw(st.sampled_from([0, None])))
-
-
 @fuzz(3, data=st.data(), laid=arrays(dtypes=NUMPY, values=FINITE + EXTREME + BROKEN, ndim=(1, 4)))
 def test_parts_add_up(data, laid):
     """In any order and grouping, with nothing between, through files and iterators."""
-    add_up(data, laid)
-
-
-@fuzz(1, data=st.data(), laid=arrays(values=("end",), ndim=(1, 4)))
-def test_parts_at_the_end_of_the_range_add_up(data, laid):
     add_up(data, laid)
 
 

@@ -133,8 +133,8 @@ def test_a_life_of_a_layer(data, laid, options):
         if action == "convert":
             convert(net, BatchStatistics())
         elif action == "adapt":
-            adapt(net, PriorBlend(3.0), memory=data.draw(st.sampled_from([None, 4])))
-            net.eval()(x)
+            adapt(net.eval(), PriorBlend(3.0), memory=data.draw(st.sampled_from([None, 4])))
+            net(x)
         elif action == "reset":
             reset(net)
         elif action == "revert":
