@@ -265,7 +265,7 @@ def _merge(
     apart = ~xp.isfinite(difference)  # infinity, or numbers as far apart as can be
     mean = xp.where(apart, mean_a * share_a + mean_b * share_b, mean_a + difference * share_b)
     m2 = m2_a + m2_b + difference * (difference * (n_a * share_b))
-    return mean, xp.where(xp.isinf(mean), mean * math.nan, m2)
+    return mean, xp.where(xp.isinf(mean), xp.full_like(m2, math.nan), m2)
 
 
 def register_with_jax() -> None:
