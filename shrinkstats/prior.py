@@ -7,7 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shrinkstats._arrays import Array, Namespace, as_real, check_channels, namespace, nonnegative, positive_number, root
+from shrinkstats._arrays import (
+    Array,
+    Namespace,
+    as_real,
+    can_look,
+    check_channels,
+    is_torch_array,
+    namespace,
+    nonnegative,
+    positive_number,
+    root,
+)
 from shrinkstats.mean import shrinkage_factor
 from shrinkstats.moments import Moments, Statistics, as_pair, as_statistics
 
@@ -86,7 +97,8 @@ def blend(
     Statistics(mean=array([ 0.16666667, -0.33333333]), var=array([0.75      , 1.66666667]))
     """
     xp, source, target = as_pair(source=source, target=target)
-    if not type(n).__module__.startswith("torch"):  # which has numbers that a graph leaves open
+    # PyTorch has numbers that a graph leaves open: symbols, and under torch.jit.trace tensors.
+    if isinstance(n, (int, float)) or not (hasattr(n, "node") or (is_torch_array(n) and not can_look(n))):
         n = positive_number("n", n)
     weight, own = weights(strength, n, xp, source, target)
     return Statistics(weight * source.mean + own * target.mean, weight * source.var + own * target.var)
