@@ -165,3 +165,11 @@ def test_errors(net):
     adapt(net)
     with grouped(net, 4), pytest.raises(ValueError, match="6 images do not divide"):
         net(torch.randn(6, 3, 10, 10))
+
+
+def test_far_from_zero_nothing_is_lost():
+    x = (1e5 + torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).float()
+    net = adapt(nn.Sequential(nn.BatchNorm2d(3)).eval(), BatchStatistics())
+    with grouped(net, 4):
+        y = net(x)
+    torch.testing.assert_close(y, torch.cat([net(x[:4]), net(x[4:])]), rtol=0, atol=1e-5)

@@ -168,3 +168,20 @@ def test_a_layer_with_an_extra_state_of_its_own_is_refused():
 
     with pytest.raises(TypeError, match="extra state of its own"):
         convert(Counting(3), Stein())
+
+
+@pytest.mark.parametrize("damage", ["width", "negative", "missing"])
+def test_a_calibration_that_is_refused_leaves_the_rule_as_it_was(damage):
+    state = adapt(calibrate(network().eval(), [images()])).state_dict()
+    if damage == "width":
+        state["1.noise_mean"] = torch.ones(3)
+    elif damage == "negative":
+        state["1.noise_sd"] = -state["1.noise_sd"]
+    else:
+        del state["1.noise_sd"]
+    net = calibrate(network().eval(), [images() + 1])
+    before = net[1].noise_mean.clone()
+    with pytest.raises(RuntimeError, match="noise_"):
+        net.load_state_dict(state)
+    assert net[1].adaptation is None
+    assert torch.equal(net[1].noise_mean, before)

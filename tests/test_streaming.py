@@ -13,9 +13,10 @@ torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]"
 from torch import nn  # noqa: E402
 from torch._subclasses import FakeTensorMode  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from shrinkstats.adapters.torch import adapt, calibrate, grouped, reset  # noqa: E402
-from shrinkstats.adapters.torch.streaming import CHANGE, Memory  # noqa: E402
+from shrinkstats.adapters.torch.streaming import CHANGE, RECALLED, Memory  # noqa: E402
 
 
 @pytest.fixture
@@ -315,3 +316,30 @@ def test_errors(net):
         adapt(net, RobustNorm(), memory=16)
     assert net[1].adaptation is None
     assert SteinBlend() == adapt(net)[1].adaptation
+
+
+def test_what_backward_computes_again_is_not_remembered_again(net):
+    """Checkpoints and second derivatives ask for batches that came before others."""
+    x = [torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(i), requires_grad=True) for i in range(3)]
+
+    def gradients(run):
+        adapt(net, SteinBlend(), memory=16)
+        total = sum(run(v).square().sum() for v in x)
+        weight = net[1].adaptation.state.long.weight
+        found = torch.autograd.grad(total, x)
+        assert net[1].adaptation.state.long.weight == weight
+        return found
+
+    plain = gradients(net)
+    for ours, theirs in zip(gradients(lambda v: checkpoint(net, v, use_reentrant=False)), plain, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    adapt(net, SteinBlend(), memory=16)
+    early, _ = net(x[0]), net(x[1])
+    (found,) = torch.autograd.grad(early.square().sum(), x[0], create_graph=True)
+    torch.testing.assert_close(found, plain[0])
+    adapt(net, SteinBlend(), memory=16)
+    early = net(x[0])
+    for i in range(RECALLED):
+        net(x[1] + i)
+    with pytest.raises(RuntimeError, match="call backward sooner"):
+        torch.autograd.grad(early.square().sum(), x[0], create_graph=True)

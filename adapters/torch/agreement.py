@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from shrinkstats.adapters.torch.addresses import REAL
@@ -60,6 +62,16 @@ def unfit_noise(tables: list[Any], channels: int) -> str | None:
             return f"{name} should have shape {wanted}, got {tuple(v.shape)}"
         if v.dtype not in REAL:
             return f"{name} should hold floating point numbers, got {v.dtype}"
+    return None
+
+
+def impossible_noise(calibration: dict[str, Tensor]) -> str | None:
+    """Which of the noise buffers in a file holds what calibration cannot have measured."""
+    for name, v in calibration.items():
+        if not v.is_meta and not bool(
+            (torch.isfinite(v) if name == "noise_sd_bias" else (v >= 0) & (v < math.inf)).all()
+        ):
+            return f"{name} should hold {'finite' if name == 'noise_sd_bias' else 'finite, non-negative'} numbers"
     return None
 
 

@@ -209,6 +209,7 @@ class ShrinkBatchNorm(_BatchNorm):
         like, errors = self.running_var, args[-1]
         given = like is not None and any(v is not None for v in calibration.values())  # else: unexpected keys
         fault = agreement.unfit_noise(list(calibration.values()), self._width_of(calibration)) if given else None
+        fault = fault or (agreement.impossible_noise(calibration) if given else None)
         if fault:
             errors.append(f"calibration of {prefix.rstrip('.') or 'the layer'}: {fault}")
         for name, v in calibration.items():
@@ -216,7 +217,9 @@ class ShrinkBatchNorm(_BatchNorm):
             setattr(self, name, torch.empty(v.shape, dtype=like.dtype, device=like.device) if whole else None)
             if fault:
                 state_dict.pop(prefix + name, None)
-        self._load_rule(state_dict.pop(prefix + saved.KEY, None), prefix, errors)
+        entry = state_dict.pop(prefix + saved.KEY, None)
+        if not fault:
+            self._load_rule(entry, prefix, errors)
         super()._load_from_state_dict(state_dict, prefix, *args)
         if fault:
             for name, v in before.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -17,6 +18,7 @@ from shrinkstats.moments import Moments, Statistics
 from shrinkstats.prior import Prior, SamplingNoise
 
 RECENT = 8  # the change detector compares the memory with that of an eighth of the images ...
+RECALLED = 8  # batches whose backward pass may ask again for what was remembered after them
 CHANGE = 8.0  # ... and takes this many times the squared distance that chance would show for a change
 
 
@@ -52,7 +54,9 @@ class Memory(NamedTuple):
 
 @dataclass
 class _State:
-    batch: Memory | None = None
+    seen: deque[tuple[Memory, Memory]] = field(
+        default_factory=lambda: deque(maxlen=RECALLED)
+    )  # batches, and after them
     long: Memory | None = None
     recent: Memory | None = None
 
@@ -132,11 +136,8 @@ class Streaming(Estimator):
         return Cotangent()
 
     def _after(self, batch: Memory, moments: Moments, prior: Prior | None) -> Statistics:
-        state = self.state
-        if _same(state.batch, batch):  # a second derivative asks again for the batch it had
-            memory = state.long
-        else:
-            memory = self._remember(batch)
+        backward = torch._C._current_graph_task_id() != -1
+        memory = self._recall(batch) if backward else self._remember(batch)
         pixels = moments.count / moments.samples
         mean, var, between = map(_like(moments.mean), memory[2:])
         seen = Moments(
@@ -164,8 +165,27 @@ class Streaming(Estimator):
             return long  # of the batch itself; in the memory it would never fade
         if self._changed(long, recent):
             long = recent
-        state.batch, state.long, state.recent = batch, long, recent
+        state.long, state.recent = long, recent
+        state.seen.append((batch, long))
         return long
+
+    def _recall(self, batch: Memory) -> Memory:
+        """What was remembered after a batch that came before: second derivatives and checkpoints compute it again.
+
+        Raises
+        ------
+        RuntimeError
+            If too many came since.
+        """
+        found = next((memory for seen, memory in reversed(self.state.seen) if _same(seen, batch)), None)
+        if found is not None:
+            return found
+        if not torch.isfinite(torch.stack(batch[2:])).all():
+            return batch  # whose outputs were not finite either
+        raise RuntimeError(
+            f"a backward pass computes a batch again that came more than {RECALLED} batches ago, and the stream has "
+            "moved on: call backward sooner, or adapt(model) without memory"
+        )
 
     def _changed(self, long: Memory, recent: Memory) -> bool:
         """Whether the last few images are further from the memory than chance puts them."""
@@ -213,9 +233,9 @@ def _batches(moments: Moments) -> list[Memory]:
     return [Memory(n, n, *parts) for parts in zip(mean, var, between, strict=True)]
 
 
-def _same(a: Memory | None, b: Memory) -> bool:
+def _same(a: Memory, b: Memory) -> bool:
     """Whether two batches have the same moments, to the rounding of single precision."""
-    if a is None or a.weight != b.weight:
+    if a.weight != b.weight:
         return False
     near = (a.mean - b.mean).abs() <= 1e-5 * (a.mean.abs() + a.var.sqrt())
     return bool(near.all()) and torch.allclose(a.var, b.var, rtol=1e-4, atol=0)
