@@ -110,7 +110,8 @@ def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> A
         except ValueError as error:
             raise TypeError(f"{name} cannot be read as an array of numbers: {error}") from error
         if host.dtype.kind not in "biufc":
-            raise TypeError(f"{name} must hold real numbers, got {type(x).__name__} of dtype {host.dtype}")
+            hint = "; pass its vectors, such as m.mean and m.noise" if hasattr(x, "noise") else ""
+            raise TypeError(f"{name} must hold real numbers, got {type(x).__name__} of dtype {host.dtype}{hint}")
         if like is not None and host.dtype.kind != "c":
             return xp.asarray(host.tolist(), dtype=like.dtype, **place)
         array = xp.asarray(host, **place)

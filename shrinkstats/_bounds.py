@@ -217,6 +217,8 @@ def _read(path: Path) -> tuple[list[str], Vector, Vector]:
         else:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = list(csv.DictReader(file))
+            if surplus := next((i for i, row in enumerate(rows, 2) if None in row), None):
+                raise ValueError(f"{path}, row {surplus}: more columns than in the header")
             table = {name: [row[name] for row in rows] for name in (rows[0] if rows else {}) if name is not None}
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, RecursionError) as error:
         raise ValueError(f"{path}: damaged, or not a table of statistics: {error}") from error

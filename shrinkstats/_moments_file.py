@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shrinkstats._files import whole
 
 NUMBERS = ("count", "samples", "sample_weight")
+ROUNDING = 1e-6  # of means and weights in float32
 VECTORS = ("mean", "m2", "minimum", "maximum", "sample_mean", "sample_m2")
 
 
@@ -62,7 +63,15 @@ def _checked(fields: dict[str, NDArray[Any]]) -> dict[str, Any]:
     count, samples, weight = (numbers[name] for name in NUMBERS)
     if not (0 <= samples <= count and (samples > 0) == (count > 0) and 0 <= weight < math.inf):
         raise ValueError(f"count={count}, samples={samples}, sample_weight={weight} cannot be")
+    if samples and not (count <= 2**53 and count * (count / samples) <= weight * (1 + ROUNDING) <= count**2 * 1.01):
+        raise ValueError(f"count={count}, samples={samples}, sample_weight={weight} cannot be")
     for name in ("m2", "sample_m2"):
         if (fields[name] < 0).any():
             raise ValueError(f"{name} is negative")
+    low, mean, high = (fields[name].astype(np.float64) for name in ("minimum", "mean", "maximum"))
+    with np.errstate(all="ignore"):
+        slack = ROUNDING * np.fmax(np.abs(low), np.abs(high))
+        outside = (low > high) | (mean < low - slack) | (mean > high + slack)
+    if count and outside.any():
+        raise ValueError(f"channel {int(np.argmax(outside))} has a mean outside of its minimum and maximum")
     return {**fields, **numbers}

@@ -347,7 +347,9 @@ def _of_array(x: Array, axis: int, sample_axis: int | None) -> Moments:
     if is_numpy(x) and not kernels.supports(x):
         as_real("x", np.empty_like(x, shape=0), xp)  # other than numbers is an error; conversion waits
     elif not kernels.supports(x):
-        x = as_real("x", x, xp)
+        real = as_real("x", x, xp)
+        if real is not x:  # which other passes may read
+            return _of_array(real, axis, sample_axis)
     axis, sample_axis = check_axes(x, axis, sample_axis)
     if math.prod(x.shape) == 0:
         blank = Moments.empty(x.shape[axis])
@@ -413,7 +415,8 @@ def check_axes(x: Array, axis: int, sample_axis: int | None) -> tuple[int, int |
     def resolve(name: str, value: int) -> int:
         index = whole_number(name, value)
         if not -len(shape) <= index < len(shape):
-            raise ValueError(f"{name}={value} is out of bounds for x of shape {shape}")
+            hint = "; of a vector, say axis=0 if every entry is a channel, or pass x[:, None] if all are of one"
+            raise ValueError(f"{name}={value} is out of bounds for x of shape {shape}{hint if len(shape) == 1 else ''}")
         return index % len(shape)
 
     axis = resolve("axis", axis)

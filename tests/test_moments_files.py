@@ -237,3 +237,20 @@ def test_memory_mapped_data_are_those_in_memory(tmp_path):
     m, expected = moments_of(mapped), shrinkstats.moments(x)
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(m, name), getattr(expected, name))
+
+
+CONTRADICTIONS = {
+    "extremes": {"minimum": np.full(3, 9.0), "maximum": np.full(3, -9.0)},
+    "mean": {"mean": np.array([0.0, 1e300, 0.0])},
+    "count": {"count": np.array(2**62)},
+    "weight": {"sample_weight": np.array(0.0)},
+}
+
+
+@pytest.mark.parametrize("what", CONTRADICTIONS)
+def test_contents_that_contradict_each_other_are_refused(what, tmp_path):
+    path = tmp_path / "m.npz"
+    found = shrinkstats.moments(np.random.default_rng(0).normal(size=(4, 3, 2)))
+    np.savez(path, **{**{k: np.asarray(v) for k, v in vars(found).items()}, **CONTRADICTIONS[what]})
+    with pytest.raises(ValueError, match=r"m\.npz: damaged"):
+        shrinkstats.Moments.load(path)

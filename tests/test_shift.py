@@ -161,3 +161,11 @@ def test_predictor_errors():
         fit_error_predictor([0.1, 0.2], [10, 20])
     with pytest.raises(ValueError, match="finite"):
         fit_error_predictor([0.1, math.nan], [0.1, 0.2])
+
+
+def test_a_stream_remembers_nothing_of_a_report():
+    net = adapt(calibrate(nn.Sequential(nn.BatchNorm2d(3)).eval(), [torch.randn(32, 3, 4, 4)]), memory=16)
+    net(torch.randn(4, 3, 4, 4))
+    before = net[0].adaptation.state.long
+    shift_report(net, [torch.randn(8, 3, 4, 4) + 1])
+    assert net[0].adaptation.state.long is before

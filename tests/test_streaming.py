@@ -343,3 +343,10 @@ def test_what_backward_computes_again_is_not_remembered_again(net):
         net(x[1] + i)
     with pytest.raises(RuntimeError, match="call backward sooner"):
         torch.autograd.grad(early.square().sum(), x[0], create_graph=True)
+
+
+def test_the_same_images_again_are_images_too(net):
+    adapt(net, SteinBlend(), memory=16)
+    for _ in range(3):
+        net(torch.ones(4, 3, 8, 8))
+    assert net[1].adaptation.state.long.weight > 8

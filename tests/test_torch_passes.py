@@ -242,3 +242,10 @@ def test_not_finite_data_in_a_gradient(plain):
     torch.testing.assert_close(found[:, 2], expected[:, 2])
     mean = torch.autograd.grad(shrinkstats.moments(x).mean.sum(), x)[0]
     torch.testing.assert_close(mean, torch.full_like(mean, 1 / 20))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64"])
+def test_unsigned_numbers(dtype):
+    x = np.random.default_rng(0).integers(0, 60_000, (4, 3, 5)).astype(dtype)
+    for found in (shrinkstats.moments(torch.from_numpy(x)), shrinkstats.moments(iter([torch.from_numpy(x)]))):
+        np.testing.assert_array_equal(found.mean.numpy(), shrinkstats.moments(x).mean)

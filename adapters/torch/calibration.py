@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from itertools import islice
+from operator import index
 from typing import Any
 
 import torch
@@ -76,6 +77,8 @@ def calibrate(
     looked at once more with its first image in place of the last. Layers where that is not to be seen, or that see a
     number of rows that differs from image to image, are named in an error; `exclude` leaves them out.
     """
+    if index(batches) < 1:
+        raise ValueError(f"batches counts batches to look at, at least 1, got {batches}")
     found = convertible_layers(model, exclude)
     for name, layer in found.items():
         if layer.running_mean is None:

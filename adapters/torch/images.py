@@ -165,8 +165,9 @@ def check_order(name: str, rows: int, before: list[Call], after: list[Call]) -> 
 
 
 def check_rows(name: str, layer: Any, x: Tensor, images: int) -> None:
-    """Refuse a layer that sees more rows of so many images than it was calibrated for."""
-    if len(x) > images * layer.image_rows:
+    """Refuse a layer that sees other rows of so many images than it was calibrated for."""
+    expected = images * layer.image_rows
+    if len(x) > expected or (len(x) != expected and layer.image_rows > 1):
         known = "as many" if layer.image_rows == 1 else f"{layer.image_rows} for each"
         raise ValueError(
             f"layer {name} sees {len(x)} rows of {images} images, where {known} are expected: calibrate(model, loader) "

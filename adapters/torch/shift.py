@@ -26,6 +26,7 @@ from shrinkstats.adapters.torch.feeding import Forward, passes
 from shrinkstats.adapters.torch.images import Entry, check_rows, together, watching
 from shrinkstats.adapters.torch.layers import ShrinkBatchNorm
 from shrinkstats.adapters.torch.noise import noise_of
+from shrinkstats.adapters.torch.streaming import undisturbed
 from shrinkstats.moments import Moments, Statistics
 from shrinkstats.prior import SamplingNoise, blend_weights
 from shrinkstats.wasserstein import best_strength, wasserstein2
@@ -204,6 +205,7 @@ def shift_report(
             raise ValueError(f"layer {name} has no running statistics (track_running_stats=False) to compare with")
     with ExitStack() as stack:
         stack.enter_context(restored(layers.values()))
+        stack.enter_context(undisturbed(layers.values()))
         for layer in layers.values():
             if not isinstance(layer, ShrinkBatchNorm):
                 become_shrinking(layer)

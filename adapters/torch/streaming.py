@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -59,6 +60,18 @@ class _State:
     )  # batches, and after them
     long: Memory | None = None
     recent: Memory | None = None
+
+
+@contextmanager
+def undisturbed(layers: Iterable[Any]) -> Iterator[None]:
+    """After the context, streams remember what they did before."""
+    streams = [layer.adaptation for layer in layers if isinstance(vars(layer).get("adaptation"), Streaming)]
+    before = [(s.state, s.state.seen.copy(), s.state.long, s.state.recent) for s in streams]
+    try:
+        yield
+    finally:
+        for state, seen, long, recent in before:
+            state.seen, state.long, state.recent = seen, long, recent
 
 
 @dataclass

@@ -190,6 +190,8 @@ class Grid(NamedTuple):
 
 def grid_of_arrays(arrays: list[Data], axis: int, sample_axis: int | None) -> tuple[list[Data], Grid]:
     """The memory of the arrays, and the grid they share."""
+    if len({x.shape for x in arrays}) > 1:
+        raise ValueError(f"arrays of different shapes: {', '.join(str(x.shape) for x in arrays)}")
     memories, strides = zip(*map(flat, arrays), strict=True)
     return list(memories), grid_of(arrays[0].shape, strides, axis, sample_axis)
 

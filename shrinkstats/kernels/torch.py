@@ -19,7 +19,10 @@ from shrinkstats.kernels import DISABLED, cpu, generic, threads
 from shrinkstats.moments import Moments
 from shrinkstats.moments import moments as moments_of
 
-WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+WHOLE = (
+    *(torch.bool, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+)
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -33,10 +36,10 @@ def fits(x: Tensor) -> bool:
         and x.dtype in (*DTYPES, *HALF, *WHOLE)
         and not x.is_nested
         and x.numel() > 0
-        and not x._is_zerotensor()
         and not DISABLED
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
+        and not x._is_zerotensor()
         and not torch._C._functorch.is_legacy_batchedtensor(x)  # gradients of several outputs at once
         and not torch.jit.is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0  # no mode that records operations
