@@ -154,8 +154,9 @@ def _table(path: Path, rows: list[tuple[int, list[str]]]) -> Table:
         start += 1
     if start and not first[0] and not body[0][1][0] and any(cells[0] for _, cells in body):
         raise ValueError(f"{path}, row {body[0][0]}: a second row of names, or a row without its own; keep one header")
-    width = range(start, len(first))
-    values = np.array([[_number(path, line, column, cells[column], names) for column in width] for line, cells in body])
+    values = np.empty((len(body), len(first) - start))
+    for row, (line, cells) in zip(values, body, strict=True):
+        row[:] = [_number(path, line, start + i, cell, names) for i, cell in enumerate(cells[start:])]
     labels = ["/".join(cells[:start]) for _, cells in body] if start else None
     return Table(values, names and names[start:], labels, tuple(_notes(first, names, body, start)))
 

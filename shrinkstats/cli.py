@@ -103,6 +103,10 @@ def application() -> "typer.Typer":
         Means are shrunk by James and Stein's rule, with the noise that the samples' own means show; variances by
         DasGupta's, towards their geometric mean.
 
+        In a .csv, a first row of words names the columns. First columns name the rows if they hold words, have no
+        title, or hold whole numbers under the title id, index or row. Notes say what was taken for names, and what was
+        taken for numbers but may be names. An empty cell is a missing value.
+
         Examples:
 
         - `shrinkstats estimate measurements.csv --target mean`
