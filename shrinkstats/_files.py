@@ -13,6 +13,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -200,9 +201,9 @@ def _names_rows(title: str | None, cells: list[str]) -> bool:
 def _notes(first: list[str], names: list[str] | None, body: list[tuple[int, list[str]]], start: int) -> Iterator[str]:
     """What a reader of the file may see otherwise."""
     if names is None:
-        yield f"the first row ({_some(first)}) is taken for numbers, not for names of columns."
+        yield f"the first row ({_some(first)}) is taken for numbers, not for names of columns; should it name them, add letters."
     elif any(map(_is_number, names)):
-        yield f"the first row ({_some(names)}) names the columns; it is not among the observations."
+        yield f"the first row ({_some([name for name in names if name])}) names the columns; it is not among the observations."
     if start:
         called = f" ({_some(names[:start])})" if names and any(names[:start]) else ""
         yield (
@@ -210,8 +211,8 @@ def _notes(first: list[str], names: list[str] | None, body: list[tuple[int, list
             if start == 1
             else f"the first {start} columns{called} name the rows; they are not among the channels."
         )
-    titles = [name for name in (names or [])[start:] if name]
-    if twice := sorted({name for name in titles if titles.count(name) > 1}):
+    titles = Counter((names or [])[start:])
+    if twice := [name for name, count in titles.items() if name and count > 1]:
         yield f"several columns have one name ({_some(twice)}); should there be a second row of names, delete one."
     whole = start
     while whole < len(first) and all(re.fullmatch(r"[-+]?\d+", cells[whole]) for _, cells in body):

@@ -31,9 +31,9 @@ BODY = [",".join(map(repr, row)) for row in NUMBERS]
     ("header", "index", "note"),
     [
         ("0,1,2", None, "the first row (0, 1, 2) names the columns"),
-        (",0,1,2", "0123", "the first row (, 0, 1, 2) names the columns"),
-        (",2001,2002,2003", "0123", "the first row (, 2001, 2002, 2003) names the columns"),
-        (",7,3,5", "3102", "the first row (, 7, 3, 5) names the columns"),
+        (",0,1,2", "0123", "the first row (0, 1, 2) names the columns"),
+        (",2001,2002,2003", "0123", "the first row (2001, 2002, 2003) names the columns"),
+        (",7,3,5", "3102", "the first row (7, 3, 5) names the columns"),
         ("gene,0,1,2", ["g1", "nan", "g3", "7-b"], "the first row (gene, 0, 1, 2) names the columns"),
         ("id,2001,2002,2003", ["100", "7", "105", "3"], "the first row (id, 2001, 2002, 2003) names the columns"),
         ("a,nan,c", None, "the first row (a, nan, c) names the columns"),
