@@ -201,9 +201,13 @@ def _names_rows(title: str | None, cells: list[str]) -> bool:
 def _notes(first: list[str], names: list[str] | None, body: list[tuple[int, list[str]]], start: int) -> Iterator[str]:
     """What a reader of the file may see otherwise."""
     if names is None:
-        yield f"the first row ({_some(first)}) is taken for numbers, not for names of columns; should it name them, add letters."
+        yield (
+            f"the first row ({_some(first)}) is taken for numbers, not for names of columns; "
+            "should it name them, add letters."
+        )
     elif any(map(_is_number, names)):
-        yield f"the first row ({_some([name for name in names if name])}) names the columns; it is not among the observations."
+        shown = _some([name for name in names if name])
+        yield f"the first row ({shown}) names the columns; it is not among the observations."
     if start:
         called = f" ({_some(names[:start])})" if names and any(names[:start]) else ""
         yield (
