@@ -103,6 +103,10 @@ def application() -> "typer.Typer":
         Means are shrunk by James and Stein's rule, with the noise that the samples' own means show; variances by
         DasGupta's, towards their geometric mean.
 
+        In a .csv, a first row of words names the columns. First columns name the rows if they hold words, have no
+        title, or hold whole numbers under the title id, index or row. Notes say what was taken for names, and what was
+        taken for numbers but may be names. An empty cell is a missing value.
+
         Examples:
 
         - `shrinkstats estimate measurements.csv --target mean`
@@ -550,7 +554,7 @@ class _Table:
     target: float | str
     count: int
     samples: int
-    first: str | None = None  # the header of a first column that names rows
+    notes: list[str]  # on what the file was taken to say
 
 
 def _estimate(
@@ -573,7 +577,6 @@ def _estimate(
         raise ValueError(f"{file}: {error}") from error
     channels = moments.mean.shape[0]
     labels = (content.columns if channel_axis == 1 else content.rows) or [""] * channels
-    first = None if content.rows is None else _printable(content.title)
     return _Table(
         file=file,
         names=[_printable(label).strip() or str(i) for i, label in enumerate(labels)],
@@ -587,7 +590,7 @@ def _estimate(
         target=target,
         count=moments.count,
         samples=moments.samples,
-        first=first,
+        notes=[_printable(note) for note in content.notes],
     )
 
 
@@ -647,9 +650,7 @@ def _show(table: _Table, all_rows: bool) -> None:
 
 def _notes(table: _Table) -> Iterator[str]:
     """What was left out, and what makes a number missing, or the same as before."""
-    if table.first is not None:
-        called = f" ({table.first})" if table.first else ""
-        yield f"the first column{called} names the rows; it is not among the channels."
+    yield from table.notes
     bad = np.flatnonzero(~np.isfinite(table.columns["sample_mean"]) | ~np.isfinite(table.columns["sample_variance"]))
     channels = len(table.names)
     if len(bad):

@@ -150,7 +150,9 @@ def test_csv_with_and_without_header(call, tmp_path, mark):
 
 def test_names_cannot_steer_a_terminal(call, tmp_path):
     write(tmp_path / "x.csv", "a\x1b[31m,b,c\n1,2,3\n4,5,7\n")
-    assert "\x1b" not in call("estimate", "x.csv").stdout
+    write(tmp_path / "y.csv", "g\x1b[31m,a,a\ng1,2,3\ng2,5,7\n")
+    for file in ("x.csv", "y.csv"):
+        assert "\x1b" not in works(call("estimate", file)).stdout
 
 
 def test_long_tables_are_cut_and_piped_ones_are_plain(call):
@@ -355,11 +357,17 @@ def test_names_of_rows_are_no_channel(call, tmp_path, title):
 def test_what_pandas_writes(call, tmp_path):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(6, 3)), columns=["a", "b", "c"])
-    frame.to_csv("index.csv")
-    frame.to_csv("none.csv", index=False)
-    for name in ("index", "none"):
-        works(call("estimate", f"{name}.csv", "--output", f"{name}.json"))
-    assert Path("index.json").read_text() == Path("none.json").read_text()
+    deep = frame.set_index(pandas.MultiIndex.from_product([[0, 1], [0, 1, 2]]))
+    for names in (["a", "b", "c"], range(3)):
+        for i, (written, index) in enumerate([(frame, False), (frame, True), (frame[::-1], True), (deep, True)]):
+            written.set_axis(names, axis=1).to_csv("x.csv", index=index)
+            text = works(call("estimate", "x.csv", "--output", f"{i}.json", "--force")).stdout
+            assert ("name the rows" in text or "names the rows" in text) == index
+            assert ("the first row (" in text) == (names == range(3))
+            found, first = load(f"{i}.json"), load("0.json")
+            assert found["channel"] == [str(name) for name in names]
+            assert found["count"] == 6
+            np.testing.assert_allclose(found["shrunken_mean"], first["shrunken_mean"], rtol=1e-12)
 
 
 def test_a_column_of_data_that_happens_to_count(call, tmp_path):
