@@ -113,7 +113,8 @@ def verify_dominance(
         Whether to look for a proof first.
     path : path, optional
         A file to keep the report in, written after every look; a run that finds one of the same settings goes on
-        from there.
+        from there. A rule is the same if its code is, and what the code looks up: defaults, closures, globals,
+        methods; installed packages are taken by their names.
     progress : bool
         Show a progress bar, if there is a terminal and rich is installed.
 
@@ -390,12 +391,12 @@ def _settings(problem: Problem, *, exactly: bool) -> dict[str, Any]:
         "baseline": describe(problem.baseline, exactly=exactly),
         "dim": problem.dim,
         "n": problem.n,
-        "noise": describe(problem.noise),
-        "attack": None if problem.attack is None else describe(problem.attack),
+        "noise": describe(problem.noise, exactly=exactly),
+        "attack": None if problem.attack is None else describe(problem.attack, exactly=exactly),
         "statistic": problem.statistic,
         "loss": problem.loss if isinstance(problem.loss, str) else f"weighted {problem.loss}",
         "known_variance": problem.known_variance,
-        "prior": None if problem.prior is None else describe(tuple(problem.prior)),
+        "prior": None if problem.prior is None else describe(tuple(problem.prior), exactly=exactly),
         "seed": problem.seed,
     }
 

@@ -6,11 +6,28 @@ from typing import Any
 
 # What every class has of its own, and what a dataclass decorator adds: nothing that an estimate could depend on, since
 # fields are read from the object and not from its class.
-NEUTRAL = frozenset(
-    "__module__ __qualname__ __doc__ __dict__ __weakref__ __annotations__ __annotate_func__ __annotations_cache__ "
-    "__static_attributes__ __firstlineno__ __dataclass_params__ __dataclass_fields__ __match_args__ __replace__ "
-    "__init__ __repr__ __eq__ __hash__ __setattr__ __delattr__".split()
-)
+NEUTRAL = {
+    "__module__",
+    "__qualname__",
+    "__doc__",
+    "__dict__",
+    "__weakref__",
+    "__annotations__",
+    "__annotate_func__",
+    "__annotations_cache__",
+    "__static_attributes__",
+    "__firstlineno__",
+    "__dataclass_params__",
+    "__dataclass_fields__",
+    "__match_args__",
+    "__replace__",
+    "__init__",
+    "__repr__",
+    "__eq__",
+    "__hash__",
+    "__setattr__",
+    "__delattr__",
+}
 
 
 def is_known(value: Any, *classes: type) -> bool:
