@@ -294,7 +294,7 @@ def _draw_sums(problem: Problem, block: int, names: list[str]) -> Sums:
 
 def _inflation(problem: Problem) -> tuple[float, float]:
     """By how much a Gaussian attack multiplies the variance of a mean, and of one observation around the mean."""
-    if not is_known(problem.attack, Gaussian):
+    if problem.attack is None or isinstance(problem.attack, WorstCase):
         return 1.0, 1.0
     added = problem.attack.variance / problem.noise.variance
     return (1 + problem.n * added, 1.0) if problem.attack.common else (1 + added, 1 + added)
@@ -390,9 +390,9 @@ def _draws(problem: Problem, block: int) -> Iterator[Draws]:
             continue
         added = None
         if isinstance(attack, Noise):
-            # What the clip makes of draws is for `perturb` to say.
-            unclipped = isinstance(attack, ClippedCauchy) and type(attack).draw is ClippedCauchy.draw
-            draw = attack.raw if unclipped else attack.draw
+            draw = attack.draw
+            if isinstance(attack, ClippedCauchy) and type(attack).draw is ClippedCauchy.draw:
+                draw = attack.raw  # the clip is for `perturb`
             added = draw(other, (count, 1 if attack.common else n, c))
         yield Draws(problem.noise.draw(rng, (count, n, c)), None, added)
 
