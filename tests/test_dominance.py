@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce
@@ -457,9 +458,9 @@ def test_a_file_of_an_older_run_is_taken_up(tmp_path):
 
 
 def test_rules_that_a_file_cannot_tell_apart_are_refused(tmp_path):
-    factor = 0.5
-    with pytest.raises(ValueError, match="cannot tell whether it is the same"):
-        verify(lambda mean, noise: factor * mean, path=tmp_path / "x.json")
+    lock = threading.Lock()
+    with pytest.raises(ValueError, match="no name"):
+        verify(lambda mean, noise: mean if lock.locked() else 0 * mean, path=tmp_path / "x.json")
     with pytest.raises(ValueError, match="no name"):
         verify(np.frompyfunc(lambda a, b: a, 2, 1).__call__, path=tmp_path / "x.json")
     first, second = (describe(f, exactly=True) for f in (lambda m, v: m, lambda m, v: m * 2))

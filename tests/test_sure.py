@@ -46,6 +46,24 @@ def test_the_divergence_by_numbers_and_in_closed_form(variance):
     np.testing.assert_allclose(given_slopes, closed, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("divergence", ["central", "complex"])
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-60, 1e-8, 1e-6, 1e-3, 1.0, 1e3, 1e8])
+def test_units_and_origin_do_not_matter(scale, offset, divergence):
+    dim, target = 6, offset * scale
+    # What the sample is after its own rounding, so that the closed form sees the same one.
+    x = target + scale * np.random.default_rng(0).normal(size=(20, dim))
+    w = np.sum(((x - target) / scale) ** 2, axis=-1)
+
+    def rule(x):
+        deviation = (x - target) / scale
+        return target + (1 - 4 / np.sum(deviation**2, axis=-1, keepdims=True)) * deviation * scale
+
+    found = unbiased_risk(rule, x, variance=scale**2, divergence=divergence) / scale**2
+    accuracy = 1e-9 * max(1.0, offset ** (2 / 3)) if divergence == "central" else 1e-9
+    np.testing.assert_allclose(found, symmetric_unbiased_risk(4.0, 0.0, w, dim=dim), rtol=accuracy, atol=accuracy)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.floats(-100, 100).filter(lambda v: abs(v) > 1e-2), min_size=1, max_size=6),

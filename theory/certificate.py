@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from shrinkstats._arrays import positive_number
 from shrinkstats.estimators import BatchStatistics, RobustNorm, Stein
 from shrinkstats.theory.intervals import Enclosure, Interval, enclose
+from shrinkstats.theory.known import is_known
 from shrinkstats.theory.risk import check_dimension
 from shrinkstats.theory.rules import JamesStein, SampleMean, SymmetricRule
 
@@ -84,7 +85,7 @@ def certify(
     ----------
     estimator, baseline : rule or estimator
         Rules such as :class:`~shrinkstats.theory.JamesStein`, or those of :mod:`shrinkstats.estimators`, of which the
-        means are compared.
+        means are compared. Of a class derived from one of these, which overrides anything, nothing is proved.
     dim : int
         c, the number of channels.
     n : int, optional
@@ -143,18 +144,18 @@ def certify(
     dim = check_dimension(dim)
     left, right = _as_rule(estimator), _as_rule(baseline)
     noise_df = _noise_df(noise_df, left, right)
-    if isinstance(left, Stein) and left.mean == "sampling" and right == NO_SHRINKAGE:
+    if is_known(left, Stein) and left.mean == "sampling" and is_known(right, JamesStein) and not right.level(dim):
         return _sampling_noise(dim, n)
     for rule in (left, right):
-        if not isinstance(rule, (JamesStein, SymmetricRule)):
+        if not is_known(rule, JamesStein, SymmetricRule):
             return Certificate(False, f"no theorem here covers {rule!r}")
-    targets = {rule.target for rule in (left, right) if not (isinstance(rule, JamesStein) and rule.level(dim) == 0)}
+    targets = {rule.target for rule in (left, right) if not (is_known(rule, JamesStein) and rule.level(dim) == 0)}
     if not targets:
         return Certificate(False, "both are the sample mean: the risks are equal everywhere", margin=0.0)
     if len(targets) > 1:
         return Certificate(False, "the targets differ, and which rule is better depends on the true mean")
     model = _Model(dim - (targets == {"mean"}), noise_df)
-    if isinstance(left, JamesStein) and isinstance(right, JamesStein):
+    if is_known(left, JamesStein) and is_known(right, JamesStein):
         return _exact(model, *(_Family(rule.level(dim), rule.positive_part) for rule in (left, right)))
     if model.dim < 3:
         return Certificate(False, f"Stein's identity needs 3 dimensions for rules of this kind, got {model.dim}")
@@ -163,8 +164,8 @@ def certify(
 
 def _as_rule(estimator: Any) -> Any:
     """The sample mean, under whatever name, as a member of the James-Stein family; others as they are."""
-    is_mean = isinstance(estimator, (SampleMean, BatchStatistics, RobustNorm))
-    return NO_SHRINKAGE if is_mean or (isinstance(estimator, Stein) and estimator.mean is None) else estimator
+    is_mean = is_known(estimator, SampleMean, BatchStatistics, RobustNorm)
+    return NO_SHRINKAGE if is_mean or (is_known(estimator, Stein) and estimator.mean is None) else estimator
 
 
 def _sampling_noise(dim: int, n: int | None) -> Certificate:
@@ -180,7 +181,7 @@ def _sampling_noise(dim: int, n: int | None) -> Certificate:
 def _noise_df(noise_df: float | None, *rules: Any) -> float:
     if noise_df is not None:
         return positive_number("noise_df", noise_df, infinite=True)
-    stated = {rule.df for rule in rules if isinstance(rule, JamesStein) and rule.df is not None}
+    stated = {rule.df for rule in rules if is_known(rule, JamesStein) and rule.df is not None}
     if len(stated) > 1:
         raise ValueError(f"the rules have different df, {sorted(stated)}: say with noise_df what the noise has")
     return float(stated.pop()) if stated else math.inf

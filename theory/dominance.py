@@ -19,6 +19,7 @@ from shrinkstats.kernels.threads import get_num_threads
 from shrinkstats.moments import Statistics
 from shrinkstats.prior import Prior
 from shrinkstats.theory.certificate import certify
+from shrinkstats.theory.known import is_known
 from shrinkstats.theory.noise import Gaussian, Noise, WorstCase
 from shrinkstats.theory.question import ask, check_directions, check_radii
 from shrinkstats.theory.report import DominanceReport, Row, crossings, describe, judge
@@ -112,7 +113,8 @@ def verify_dominance(
         Whether to look for a proof first.
     path : path, optional
         A file to keep the report in, written after every look; a run that finds one of the same settings goes on
-        from there.
+        from there. A rule is the same if its code is, and what the code looks up: defaults, closures, globals,
+        methods; installed packages are taken by their names.
     progress : bool
         Show a progress bar, if there is a terminal and rich is installed.
 
@@ -362,7 +364,7 @@ def _certificate(problem: Problem) -> dict[str, Any] | None:
     """What can be proved, where a theorem may speak of the problem at all; "reverse" is a proof for the baseline."""
     known = problem.known_variance
     applies = (
-        isinstance(problem.noise, Gaussian)
+        is_known(problem.noise, Gaussian)
         and problem.attack is None
         and problem.statistic == "mean"
         and isinstance(problem.loss, str)
@@ -372,7 +374,7 @@ def _certificate(problem: Problem) -> dict[str, Any] | None:
     if not applies:
         return None
     rules = (problem.estimator, problem.baseline)
-    if known is not None and any(isinstance(rule, Estimator) and rule != BatchStatistics() for rule in rules):
+    if known is not None and any(isinstance(r, Estimator) and not is_known(r, BatchStatistics) for r in rules):
         return None  # the theorem about these is for the noise that they estimate
     df = math.inf if known is not None else problem.dim * (problem.n - 1)
     found, reverse = (certify(*pair, dim=problem.dim, n=problem.n, noise_df=df) for pair in (rules, rules[::-1]))
@@ -389,12 +391,12 @@ def _settings(problem: Problem, *, exactly: bool) -> dict[str, Any]:
         "baseline": describe(problem.baseline, exactly=exactly),
         "dim": problem.dim,
         "n": problem.n,
-        "noise": describe(problem.noise),
-        "attack": None if problem.attack is None else describe(problem.attack),
+        "noise": describe(problem.noise, exactly=exactly),
+        "attack": None if problem.attack is None else describe(problem.attack, exactly=exactly),
         "statistic": problem.statistic,
         "loss": problem.loss if isinstance(problem.loss, str) else f"weighted {problem.loss}",
         "known_variance": problem.known_variance,
-        "prior": None if problem.prior is None else describe(tuple(problem.prior)),
+        "prior": None if problem.prior is None else describe(tuple(problem.prior), exactly=exactly),
         "seed": problem.seed,
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from shrinkstats.estimators import BatchStatistics, Estimator, MinMaxNorm, RobustNorm
 from shrinkstats.prior import as_prior
+from shrinkstats.theory.known import is_known
 from shrinkstats.theory.noise import Gaussian, Noise, WorstCase
 from shrinkstats.theory.rules import SampleMean
 from shrinkstats.theory.simulation import Problem, draws_observations, symmetric
@@ -44,7 +45,7 @@ def ask(
             raise TypeError(f"{name} must be a rule such as Stein(), or a callable; got {rule!r}")
         if statistic == "var" and isinstance(rule, (MinMaxNorm, RobustNorm)):
             raise ValueError(f"{name}: the second statistic of {type(rule).__name__} is a range, not a variance")
-        if statistic == "var" and isinstance(rule, SampleMean):
+        if statistic == "var" and is_known(rule, SampleMean):
             raise ValueError(f'{name}: SampleMean estimates means; use BatchStatistics() with statistic="var"')
     if dim < 1 + (statistic == "var"):
         raise ValueError(f"dim must be at least {1 + (statistic == 'var')}, got {dim}")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
-import marshal
 import math
 import os
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from shrinkstats._files import signed, verified, whole
+from shrinkstats.theory.identity import SIMPLE, digest, is_ours
 from shrinkstats.theory.sequential import CONCENTRATED, Tally
 
 FORMAT = "shrinkstats dominance report 1"
@@ -330,34 +329,28 @@ def _by_adversary(row: Row) -> bool:
 
 
 def describe(value: Any, *, exactly: bool = False) -> str:
-    """A short name; `exactly` also tells functions of the same name apart, where that is possible.
+    """A short name; `exactly` also tells rules of the same name apart, by what they are made of.
 
     Raises
     ------
     ValueError
-        If it is not.
+        If that cannot be told.
     """
     if isinstance(value, FunctionType):
-        if not exactly:
-            return value.__name__
-        if value.__closure__ or value.__defaults__ or value.__kwdefaults__:
-            raise ValueError(
-                f"{value.__qualname__} depends on more than its code: a file cannot tell whether it is the same; "
-                "write it without closures and defaults, as a dataclass with __call__, or leave path= out"
-            )
-        return f"{value.__qualname__}#{hashlib.sha256(marshal.dumps(value.__code__)).hexdigest()[:12]}"
+        return f"{value.__name__}#{digest(value)}" if exactly else value.__name__
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        told = exactly and is_ours(type(value))
         fields = [f for f in dataclasses.fields(value) if not _is_default(value, f)]
-        inside = ", ".join(f"{f.name}={describe(getattr(value, f.name), exactly=exactly)}" for f in fields)
-        return f"{type(value).__name__}({inside})"
-    if isinstance(value, tuple):
+        inside = ", ".join(f"{f.name}={describe(getattr(value, f.name), exactly=told)}" for f in fields)
+        text = f"{type(value).__name__}({inside})"
+        return f"{text}#{digest(value)}" if exactly and not told else text
+    if type(value) is tuple or (isinstance(value, tuple) and is_ours(type(value))):
         return f"({', '.join(describe(v, exactly=exactly) for v in value)})"
     if isinstance(value, np.ndarray):
         return repr(value.tolist())
-    text = repr(value)
-    if exactly and " at 0x" in text:
-        raise ValueError(f"{text} has no name that a file could keep; write it as a dataclass, or leave path= out")
-    return text
+    if not exactly or type(value) in SIMPLE:
+        return repr(value)
+    return f"{getattr(value, '__qualname__', type(value).__qualname__)}#{digest(value)}"
 
 
 def _is_default(value: Any, field: dataclasses.Field[Any]) -> bool:

@@ -22,6 +22,7 @@ from shrinkstats import Moments, Prior
 from shrinkstats.estimators import BatchStatistics, Estimator, Stein
 from shrinkstats.kernels.compiled import REORDER, jit
 from shrinkstats.theory.attack import scaled, searched_loss, worst_symmetric_loss
+from shrinkstats.theory.known import is_known
 from shrinkstats.theory.noise import ClippedCauchy, Gaussian, Noise, WorstCase
 from shrinkstats.theory.rules import ChannelJamesStein, JamesStein, SampleMean, SymmetricRule
 from shrinkstats.theory.sequential import Tally
@@ -115,26 +116,31 @@ class Sums(NamedTuple):
 
 def uses_channels(rule: Any) -> bool:
     """Whether a factor needs more than the length of the deviation and the common noise."""
-    return isinstance(rule, ChannelJamesStein) or (isinstance(rule, Stein) and rule.mean is not None)
+    return is_known(rule, ChannelJamesStein) or (is_known(rule, Stein) and rule.mean is not None)
 
 
 def _factor_rule(rule: Any) -> bool:
-    if isinstance(rule, JamesStein):
+    if is_known(rule, JamesStein):
         return not isinstance(rule.target, str)
-    # A rule derived from one of ours may compute anything.
-    return type(rule) in (BatchStatistics, Stein) or isinstance(rule, SampleMean | SymmetricRule | ChannelJamesStein)
+    return is_known(rule, BatchStatistics, Stein, SampleMean, SymmetricRule, ChannelJamesStein)
+
+
+def _adds(attack: Noise | WorstCase | None) -> bool:
+    """Whether what an attack does to a sample is the same wherever the sample lies."""
+    return not isinstance(attack, Noise) or type(attack).perturb is Noise.perturb
 
 
 def by_sums(problem: Problem) -> bool:
     """Whether both rules are of this kind and the loss and the attack leave it at that."""
     rules = (problem.estimator, problem.baseline)
+    if not all(map(_factor_rule, rules)):
+        return False
     targets = {getattr(rule, "target", 0.0) for rule in rules if not _is_mean(rule)}
     if isinstance(problem.attack, WorstCase):
         attack_fits = problem.attack.norm == "l2" and not any(map(_by_channels, rules))
     else:
-        attack_fits = not isinstance(problem.attack, ClippedCauchy)
-    factors = all(map(_factor_rule, rules)) and len(targets) <= 1
-    return factors and attack_fits and problem.statistic == "mean" and isinstance(problem.loss, str)
+        attack_fits = _adds(problem.attack)
+    return len(targets) <= 1 and attack_fits and problem.statistic == "mean" and isinstance(problem.loss, str)
 
 
 def symmetric(problem: Problem) -> bool:
@@ -153,16 +159,19 @@ def adversary_is_exact(problem: Problem, rule: Any) -> bool:
 
 def _by_channels(rule: Any) -> bool:
     """Whether the factor depends on the spread between the channels' means."""
-    return isinstance(rule, ChannelJamesStein) or (isinstance(rule, Stein) and rule.mean == "channel")
+    return is_known(rule, ChannelJamesStein) or (is_known(rule, Stein) and rule.mean == "channel")
 
 
 def _is_mean(rule: Any) -> bool:
-    return isinstance(rule, SampleMean) or type(rule) is BatchStatistics or (type(rule) is Stein and rule.mean is None)
+    return is_known(rule, SampleMean, BatchStatistics) or (is_known(rule, Stein) and rule.mean is None)
 
 
 def _gaussian(problem: Problem) -> bool:
     """Whether means and variances have their normal-theory laws, attack included."""
-    return isinstance(problem.noise, Gaussian) and isinstance(problem.attack, Gaussian | WorstCase | None)
+    attack = problem.attack
+    return is_known(problem.noise, Gaussian) and (
+        attack is None or isinstance(attack, WorstCase) or is_known(attack, Gaussian)
+    )
 
 
 def by_extremes(problem: Problem) -> bool:
@@ -182,7 +191,7 @@ def _removed(rule: Any, sums: Sums, total: Array, dim: int) -> Callable[[Array],
     if _by_channels(rule):
         spread = (dim - 2) / (dim + 1) if dim > 2 else 0.0
         return lambda squares: spread * (1 - total * total / (dim * np.where(squares > 0, squares, np.inf)))
-    if isinstance(rule, Stein):
+    if is_known(rule, Stein):
         amount = np.maximum(sums.bock, 0.0)
         return lambda squares: np.minimum(amount, squares) / np.where(squares > 0, squares, 1.0)
     return lambda squares: _from_amount(rule, squares, sums.noise, dim)
@@ -219,7 +228,7 @@ def _by_sums(problem: Problem) -> Callable[[Sequence[Point], int], list[Tally]]:
         removed = [_removed(rule, sums, total, c) for rule in rules]
         if budget:
             worst = [worst_symmetric_loss(g, squares, r + along, r, budget) for g in removed]
-            if isinstance(problem.noise, Gaussian):
+            if is_known(problem.noise, Gaussian):
                 # From near the target a factor without bound sends the loss beyond all bounds, and wherever the truth
                 # is, some samples come near it, if too rarely to be drawn: the risk is infinite.
                 near = [worst_symmetric_loss(g, 0 * squares, 0 * along, r, budget) for g in removed]
@@ -285,7 +294,7 @@ def _draw_sums(problem: Problem, block: int, names: list[str]) -> Sums:
 
 def _inflation(problem: Problem) -> tuple[float, float]:
     """By how much a Gaussian attack multiplies the variance of a mean, and of one observation around the mean."""
-    if not isinstance(problem.attack, Gaussian):
+    if problem.attack is None or isinstance(problem.attack, WorstCase):
         return 1.0, 1.0
     added = problem.attack.variance / problem.noise.variance
     return (1 + problem.n * added, 1.0) if problem.attack.common else (1 + added, 1 + added)
@@ -381,7 +390,9 @@ def _draws(problem: Problem, block: int) -> Iterator[Draws]:
             continue
         added = None
         if isinstance(attack, Noise):
-            draw = attack.raw if isinstance(attack, ClippedCauchy) else attack.draw
+            draw = attack.draw
+            if isinstance(attack, ClippedCauchy) and type(attack).draw is ClippedCauchy.draw:
+                draw = attack.raw  # the clip is for `perturb`
             added = draw(other, (count, 1 if attack.common else n, c))
         yield Draws(problem.noise.draw(rng, (count, n, c)), None, added)
 
@@ -394,7 +405,7 @@ def _needs_variances(problem: Problem) -> bool:
     rules = (problem.estimator, problem.baseline)
     if by_sums(problem):
         return problem.known_variance is None and not all(_is_mean(r) or _by_channels(r) for r in rules)
-    return not all(isinstance(r, SampleMean) for r in rules)
+    return not all(is_known(r, SampleMean) for r in rules)
 
 
 # Any other rule.
@@ -402,7 +413,7 @@ def _needs_variances(problem: Problem) -> bool:
 
 def _by_estimates(problem: Problem) -> Callable[[Sequence[Point], int], list[Tally]]:
     rules, n = (problem.estimator, problem.baseline), problem.n
-    movable = not isinstance(problem.attack, ClippedCauchy)
+    movable = _adds(problem.attack)
     weights = np.asarray(problem.loss) if isinstance(problem.loss, tuple) else None
 
     def losses(points: Sequence[Point], block: int) -> list[Tally]:
@@ -481,7 +492,7 @@ def estimate(
             )
     elif problem.statistic == "var":
         found = rule(var * ((n - 1) / n), n) if var is not None else None
-    elif isinstance(rule, SampleMean):
+    elif is_known(rule, SampleMean):
         return mean
     else:
         one = np.full((len(mean), 1), known) if var is None or known else var.mean(axis=1, keepdims=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,9 @@ from shrinkstats.theory.risk import check_dimension
 Vector = NDArray[np.float64]
 Estimator = Callable[[Any], ArrayLike]
 
-STEPS = {"central": np.finfo(float).eps ** (1 / 3), "complex": 1e-30}
+EPS = np.finfo(float).eps
+DIVERGENCES = ("central", "complex")
+COMPLEX_STEP = 1e-20  # in standard deviations: its square is nothing, and itself no underflow
 
 
 def unbiased_risk(
@@ -39,8 +42,10 @@ def unbiased_risk(
         v, known and common to the coordinates.
     divergence : callable, "central" or "complex"
         The sum of the derivatives, a callable from (..., c) to (...); or how to find it: by central differences
-        (relative errors of about 1e-10), or by complex steps (to double precision, for an estimator that computes
-        with complex numbers and takes neither their absolute value nor their conjugate).
+        (relative errors of at most about 1e-9 for an estimator that is smooth on the scale of sqrt(v); 1e-9 r^(2/3)
+        for coordinates that are r > 1 of these units away from zero), or by complex steps (to double precision,
+        for an estimator that computes with complex numbers and takes neither their absolute value nor their
+        conjugate).
 
     Returns
     -------
@@ -73,8 +78,8 @@ def unbiased_risk(
     estimate = _expect("estimator", estimator(x), x.shape)
     if callable(divergence):
         slopes = _expect("divergence", divergence(x), x.shape[:-1])
-    elif divergence in STEPS:
-        slopes = _divergence(estimator, x, STEPS[divergence], complex_step=divergence == "complex")
+    elif divergence in DIVERGENCES:
+        slopes = _divergence(estimator, x, math.sqrt(variance), complex_step=divergence == "complex")
     else:
         raise ValueError(f'divergence must be a callable, "central" or "complex", got {divergence!r}')
     risk: Vector = np.sum((estimate - x) ** 2, axis=-1) - x.shape[-1] * variance + 2 * variance * slopes
@@ -133,8 +138,8 @@ def symmetric_unbiased_risk(
     return risk
 
 
-def _divergence(estimator: Estimator, x: Vector, step: float, *, complex_step: bool) -> Vector:
-    """The sum over coordinates of the derivative of each by itself."""
+def _divergence(estimator: Estimator, x: Vector, sd: float, *, complex_step: bool) -> Vector:
+    """The sum over coordinates of the derivative of each by itself, an estimate being smooth on the scale of `sd`."""
 
     def coordinate(i: int, change: Any) -> Any:
         """Coordinate i of the estimate, where that of the sample is changed."""
@@ -148,9 +153,12 @@ def _divergence(estimator: Estimator, x: Vector, step: float, *, complex_step: b
     total = np.zeros(x.shape[:-1])
     for i in range(x.shape[-1]):
         if complex_step:
+            step = COMPLEX_STEP * sd
             total += coordinate(i, 1j * step).imag / step
         else:
-            h = step * np.maximum(1.0, np.abs(x[..., i]))
+            # Where the curvature, (h / sd)^2, and the rounding of x, eps |x| / h, weigh the same; a few ulps at least.
+            size = np.abs(x[..., i])
+            h = np.maximum(sd * np.cbrt(EPS * np.maximum(1.0, size / sd)), 4 * np.spacing(size))
             total += (coordinate(i, h) - coordinate(i, -h)) / ((x[..., i] + h) - (x[..., i] - h))
     return total
 
