@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shrinkstats.adapters.datasets import pickled
+
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
-ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-}
 CIFAR10 = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 CIFAR100 = {"train": ["train"], "test": ["test"]}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Plain containers and NumPy arrays; anything else in the file is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"the file asks for {module}.{name}, which no CIFAR file needs")
-        return super().find_class(module.replace("numpy.core", "numpy._core") if "core" in module else module, name)
 
 
 def read_cifar10(folder: str | Path, split: str = "test") -> Labelled:
@@ -56,8 +42,9 @@ def read_cifar10(folder: str | Path, split: str = "test") -> Labelled:
         message names the file.
     """
     contents = _contents(folder, "cifar-10-batches-py", CIFAR10, split)
-    parts = [(_images(path, content), _labels(path, content, "labels", 10)) for path, content in contents]
-    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+    images = [_images(path, content) for path, content in contents]
+    labels = [_labels(path, content, "labels", 10, len(x)) for (path, content), x in zip(contents, images, strict=True)]
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def read_cifar100(folder: str | Path, split: str = "test") -> Labelled:
@@ -86,8 +73,9 @@ def read_cifar100(folder: str | Path, split: str = "test") -> Labelled:
         coarse labels that do not belong together. The message names the file.
     """
     [(path, content)] = _contents(folder, "cifar-100-python", CIFAR100, split)
-    images, labels = _images(path, content), _labels(path, content, "fine_labels", 100)
-    coarse = _labels(path, content, "coarse_labels", 20)
+    images = _images(path, content)
+    labels = _labels(path, content, "fine_labels", 100, len(images))
+    coarse = _labels(path, content, "coarse_labels", 20, len(images))
     # Each of the 100 classes lies in one of the 20: labels out of order are noticed by that.
     if len(np.unique(100 * coarse + labels)) > len(np.unique(labels)):
         raise ValueError(f"{path}: images of one fine label have several coarse labels; labels are out of order")
@@ -107,28 +95,31 @@ def _contents(
 def _unpickle(path: Path) -> dict[bytes, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; expected the files of the CIFAR python version")
-    with path.open("rb") as file:
-        try:
-            content = _ArraysOnly(file, encoding="bytes").load()
-            if file.read(1):
-                raise ValueError("something follows the images")
-        except Exception as error:
-            raise ValueError(f"{path} cannot be read as a CIFAR file (cut short or altered?): {error}") from error
+    data = path.read_bytes()
+    try:
+        content = pickled.read(data)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a CIFAR file (cut short or altered?): {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dictionary of images and labels, found {type(content).__name__}")
     return content
 
 
 def _images(path: Path, content: dict[bytes, Any]) -> NDArray[np.uint8]:
-    data = content.get(b"data")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        found = f"{data.dtype} of shape {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise ValueError(f"{path}: expected uint8 images of shape (n, 3072) under 'data', found {found}")
-    return data.reshape(-1, 3, 32, 32)
+    data, expected = content.get(b"data"), f"{path}: expected uint8 images of shape (n, 3072) under 'data', found"
+    if not isinstance(data, pickled.Recorded):
+        raise ValueError(f"{expected} {type(data).__name__}")
+    try:
+        images = pickled.array(data)
+    except ValueError as error:
+        raise ValueError(f"{expected} {error}") from error
+    if images.ndim != 2 or images.shape[1] != 3072:
+        raise ValueError(f"{expected} shape {images.shape}")
+    return images.reshape(-1, 3, 32, 32)
 
 
-def _labels(path: Path, content: dict[bytes, Any], key: str, classes: int) -> NDArray[np.int64]:
-    labels, count = content.get(key.encode()), len(content[b"data"])
+def _labels(path: Path, content: dict[bytes, Any], key: str, classes: int, count: int) -> NDArray[np.int64]:
+    labels = content.get(key.encode())
     if not isinstance(labels, list) or len(labels) != count or set(map(type, labels)) - {int}:
         keys = ", ".join(sorted(repr(k.decode(errors="replace")) if isinstance(k, bytes) else repr(k) for k in content))
         raise ValueError(f"{path}: expected a list of {count} whole numbers under {key!r}; the file holds {keys}")
