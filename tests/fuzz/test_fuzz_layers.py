@@ -192,7 +192,13 @@ def train_or_adapt(data, laid, rule, *, mode, calibrated, flags, eps, options):
                 theirs = mode == "evaluate" and laid.dtype in ("float16", "bfloat16") and name != "dx"
                 if right.isfinite().all() and not theirs:
                     divisor = rules.scale(rule, spread, eps)
-                    size = rules.terms(g64, right, divisor, layer.weight) if name == "dx" else 0.0
+                    size = rules.terms(g64, right, divisor, layer.weight)
+                    if name != "dx":  # sums over all other axes
+                        unit = (
+                            (size / rules.within(g64.abs(), 1)).nan_to_num() if name == "dw" else torch.ones_like(size)
+                        )
+                        others = [i for i in range(g64.ndim) if i != 1]
+                        size = (g64.abs() * (1 + unit)).sum(others)
                     compare(ours, a, b, str(v.dtype)[6:], name, 1 if name == "dx" else None, size)
     after = layer.state_dict()
     if mode != "train" or not layer.track_running_stats:
