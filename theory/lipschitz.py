@@ -147,7 +147,7 @@ def lipschitz(
     coupling = np.zeros((c, len(names), c, len(names)))
     with np.errstate(divide="ignore", invalid="ignore"):  # a scale without a derivative
         steepness = estimator.scale_gradient(statistics.var, scale) / scale
-        # A layer takes the slope of a root at 0 for 0, which says nothing of how far it moves. It grows without end there.
+        # Of a root at 0 a layer takes 0 for the slope, which grows without end: that says nothing of how far it moves.
         nearer, near = (np.full_like(scale, spread) for spread in (1e-300, 1e-150))
         slopes = [estimator.scale_gradient(v, estimator.scale(v, eps)) for v in (nearer, near)]
         steepness = np.where((statistics.var == 0) & (slopes[0] > 2 * slopes[1]), math.inf, steepness)
