@@ -6,6 +6,7 @@ import math
 from functools import partial
 from typing import Any
 
+import numpy as np
 from array_api_compat import is_dask_array
 
 from shrinkstats._arrays import (
@@ -13,6 +14,7 @@ from shrinkstats._arrays import (
     Namespace,
     can_look,
     constant,
+    device_of,
     is_torch_array,
     namespace,
     positive_number,
@@ -24,13 +26,16 @@ from shrinkstats.prior import weights
 
 Pair = Statistics | Moments
 
-GRID, SPACING = 112, 0.25
-"""The search looks at N = n exp(i SPACING) for i from -GRID to GRID first."""
-GOLDEN = (math.sqrt(5) - 1) / 2
-ACCURACY = 2e-9
-"""Of the logarithm of N."""
+NEAR, FINE = 28, 0.25
+"""The search looks at N = n exp(u) for u from -NEAR to NEAR first, so far apart,"""
+FAR, COARSE = 700, 1.0
+"""and where numbers are of very different size, up to FAR."""
+ALIKE = 1e9
+"""Ratios up to which the best N is near."""
+POINTS, STEPS = 7, 16
+"""Each step looks at so many points, and keeps the stretch between the neighbours of the best: a quarter."""
 BLOCK = 2**14
-"""Channels searched at a time."""
+"""Numbers looked at at a time."""
 
 
 def wasserstein2(a: Pair, b: Pair, *, normalized: bool = False) -> Array:
@@ -172,7 +177,8 @@ def best_strength(source: Pair, target: Pair, *, n: float, bound: str = "upper",
     -------
     array of shape (..., c)
         N from 0 to infinity, to a relative accuracy of about 1e-7 (that of the minimum of a function in double
-        precision). No gradient flows through the search.
+        precision), also for ratios of variances up to 1e300. Without float64 (JAX, unless it is switched on) three
+        digits are right at best, and a large N may stand for infinity. No gradient flows through the search.
 
     Raises
     ------
@@ -201,7 +207,8 @@ def best_strength(source: Pair, target: Pair, *, n: float, bound: str = "upper",
     vectors = xp.broadcast_arrays(*source, *target)
     if not is_torch_array(vectors[0]) and is_dask_array(vectors[0]):
         return xp.map_blocks(search, *vectors, dtype=xp.result_type(*vectors), meta=vectors[0]._meta)
-    return search(*vectors)
+    with np.errstate(over="ignore", invalid="ignore"):  # bounds, and strengths, beyond the range
+        return search(*vectors)
 
 
 def _search(mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: float, q: float, bound: str) -> Array:
@@ -212,54 +219,98 @@ def _search(mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: floa
     # The bottom of a valley is flat: in single precision the search would see but three digits of N.
     wide = statistics_dtype(xp.astype(mean_s, dtype), xp)
     flat = [constant(xp.reshape(v, (-1,))) for v in vectors]
-    size = flat[0].shape[0]
-    step = BLOCK if can_look(mean_s) else max(size, 1)
-    found = [
-        _search_block(*(xp.astype(v[i : min(i + step, size)], wide) for v in flat), n=n, q=q, bound=bound, xp=xp)
-        for i in range(0, max(size, 1), step)
-    ]
-    return xp.astype(xp.reshape(xp.concat(found) if len(found) > 1 else found[0], mean_s.shape), dtype)
+    flat = [xp.astype(v, wide) for v in flat]
+    kernel = partial(_search_block, n=n, q=q, bound=bound, xp=xp)
+    far = _apart(*flat, n, q, xp)
+    if not can_look(mean_s):
+        found = kernel(*flat, far)
+    elif not bool(xp.any(far)):
+        found = _in_blocks(kernel, flat, None, xp)
+    else:  # the far grid takes its time: only where it is worth it
+        parts = [xp.nonzero(~far)[0], xp.nonzero(far)[0]]
+        found = xp.concat(
+            [
+                _in_blocks(kernel, [xp.take(v, part) for v in flat], xp.take(far, part) if i else None, xp)
+                for i, part in enumerate(parts)
+            ]
+        )
+        found = xp.take(found, xp.argsort(xp.concat(parts)))
+    return xp.astype(xp.reshape(found, mean_s.shape), dtype)
+
+
+def _apart(mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, n: float, q: float, xp: Namespace) -> Array:
+    """Whether scales differ by more than the near grid covers."""
+    none = xp.full_like(var_s, math.inf)
+    scales = [root(var_s, xp), root(var_t, xp), xp.abs(mean_t - mean_s)]
+    largest, smallest = xp.zeros_like(var_s), none
+    for scale in scales:
+        largest = xp.maximum(largest, scale)
+        smallest = xp.minimum(smallest, xp.where(scale > 0, scale, none))
+    return largest / smallest > math.sqrt(ALIKE / max(n, n / q if q > 0 else n))
+
+
+def _in_blocks(kernel: Any, vectors: list[Array], far: Array | None, xp: Namespace) -> Array:
+    """A few channels at a time, whose numbers stay in a cache."""
+    size = vectors[0].shape[0]
+    step = BLOCK // POINTS
+    pieces = [slice(i, min(i + step, size)) for i in range(0, max(size, 1), step)]
+    found = [kernel(*(v[piece] for v in vectors), None if far is None else far[piece]) for piece in pieces]
+    return xp.concat(found) if len(found) > 1 else found[0]
 
 
 def _search_block(
-    mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: float, q: float, bound: str, xp: Namespace
+    mean_s: Array,
+    var_s: Array,
+    mean_t: Array,
+    var_t: Array,
+    far: Array | None,
+    *,
+    n: float,
+    q: float,
+    bound: str,
+    xp: Namespace,
 ) -> Array:
+    """The best strengths; on the near grid alone where `far` is None."""
     source, target = Statistics(mean_s, var_s), Statistics(mean_t, var_t)
 
     def at(weight: Any, own: Any) -> Array:
         return _bounds(weight, own, source, target, n, q, xp)[bound == "upper"]
 
     def value(u: Array) -> Array:
-        """The bound at N = n exp(u)."""
+        """The bound at N = n exp(u); infinity where it is none."""
         smaller = xp.exp(-xp.abs(u))
         own = xp.where(u > 0, smaller, xp.ones_like(u)) / (1 + smaller)
-        return at(xp.where(u > 0, xp.ones_like(u), smaller) / (1 + smaller), own)
+        found = at(xp.where(u > 0, xp.ones_like(u), smaller) / (1 + smaller), own)
+        return xp.where(xp.isnan(found), xp.full_like(found, math.inf), found)
 
-    # The bound may have several valleys: a grid over log(N/n) first.
+    def constants(values: list[float]) -> Array:
+        return xp.asarray(values, dtype=mean_s.dtype, device=device_of(mean_s))[:, None]
+
     zero = xp.zeros_like(mean_s)
-    one_zero = zero[: min(zero.shape[0], 1)]
+    size, look = mean_s.shape[0], can_look(mean_s)
+    grid = [i * FINE for i in range(round(-NEAR / FINE), round(NEAR / FINE) + 1)]
+    if far is not None:
+        beyond = [NEAR + COARSE * (i + 1) for i in range(round((FAR - NEAR) / COARSE))]
+        grid = [*(-u for u in reversed(beyond)), *grid, *beyond]
+    # The bound may have several valleys: the grid over log(N/n) first.
     best, least = zero, zero + math.inf
-    for i in range(-GRID, GRID + 1):
-        smaller = math.exp(-abs(i) * SPACING)
-        pair = (1 / (1 + smaller), smaller / (1 + smaller))
-        found = at(*(one_zero + v for v in (pair if i > 0 else pair[::-1])))
-        best = xp.where(found < least, zero + i * SPACING, best)
-        least = xp.where(found < least, found, least)
-    # Then a golden section of the stretch between the neighbours of the best point.
-    low, high = best - SPACING, best + SPACING
-    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-    at_left, at_right = value(left), value(right)
-    width = 2 * SPACING
-    while width > ACCURACY:
-        lower = at_left < at_right
-        low, high = xp.where(lower, low, left), xp.where(lower, right, high)
-        new = xp.where(lower, high - GOLDEN * (high - low), low + GOLDEN * (high - low))
-        at_new = value(new)
-        left, right = xp.where(lower, new, right), xp.where(lower, left, new)
-        at_left, at_right = xp.where(lower, at_new, at_right), xp.where(lower, at_left, at_new)
-        width *= GOLDEN
-    best = (low + high) / 2
+    step = max(BLOCK // max(size, 1), 1) if look else max(256 * BLOCK // max(size, 1), 64)
+    for i in range(0, len(grid), step):
+        points = constants(grid[i : i + step])
+        found = value(points)
+        if far is not None:
+            found = xp.where(far | (xp.abs(points) <= NEAR), found, zero + math.inf)
+        lowest = xp.min(found, axis=0)
+        where = xp.take(points[:, 0], xp.argmin(found, axis=0))
+        best, least = xp.where(lowest < least, where, best), xp.minimum(least, lowest)
+    # Then smaller and smaller stretches between the neighbours of the best point.
+    half = xp.where(xp.abs(best) < NEAR, zero + FINE, zero + COARSE)
+    offsets = constants([2 * (i + 1) / (POINTS + 1) - 1 for i in range(POINTS)])
+    for _ in range(STEPS):
+        lowest = xp.argmin(value(best + half * offsets), axis=0)
+        best = best + half * xp.take(offsets[:, 0], lowest)
+        half = half * (2 / (POINTS + 1))
     inside, none, all_ = value(best), at(zero, zero + 1), at(zero + 1, zero)
     strength = xp.where(none <= inside, zero, n * xp.exp(best))
     strength = xp.where(all_ < xp.minimum(none, inside), zero + math.inf, strength)
-    return xp.where(xp.isnan(inside), zero + math.nan, strength)
+    return xp.where(xp.isnan(at(zero + 0.5, zero + 0.5)), zero + math.nan, strength)

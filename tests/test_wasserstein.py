@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import chi2
 
 import shrinkstats
-from shrinkstats import Statistics
+from shrinkstats import Statistics, best_strength, wasserstein_bounds
 
 pytestmark = pytest.mark.core
 
@@ -164,3 +164,44 @@ def test_nan_stays_in_its_channel():
         shrinkstats.best_strength(SOURCE, target, n=8),
     ):
         assert np.isnan(vector).tolist() == where
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "options", "expected"),
+    [  # by mpmath, with 50 digits
+        ((0, 1e20), (1, 1), {"n": 8}, 4.3995907e-20),
+        ((0, 1e20), (1, 1), {"n": 8, "bound": "lower"}, 1.0e-20),
+        ((0, 1e300), (1, 1), {"n": 8}, 4.3995907e-300),  # of which the one above is a multiple
+        ((0, 1e-300), (1e-160, 1e-310), {"n": 8}, None),
+        ((0, 1e100), (1e-100, 1), {"n": 8}, None),
+        ((0.00245, 1392.797), (-3.3177, 5.6446e-4), {"n": 1e6, "bound": "lower", "alpha": 1e-6}, None),
+        ((0, 1), (1e-30, 1), {"n": 8}, None),
+    ],
+)
+def test_the_best_strength_of_scales_far_apart(source, target, options, expected):
+    others = np.ones(3)  # whose strengths do not change by it
+    source, target = (Statistics(np.append(m, others), np.append(v, others)) for m, v in (source, target))
+    best = best_strength(source, target, **options)
+    if expected is not None:
+        np.testing.assert_allclose(best[0], expected, rtol=1e-6)
+    alone = best_strength(Statistics(others, others), Statistics(others, others), **options)
+    np.testing.assert_array_equal(best[1:], alone)
+    kind = options.pop("bound", "upper")
+    with np.errstate(over="ignore", invalid="ignore"):
+        at = [
+            wasserstein_bounds(source, target, strength=n, **options)[kind == "upper"][0]
+            for n in (best[0], 0, np.inf, *np.exp(np.linspace(-705, 705, 3000)))
+        ]
+    assert at[0] <= np.nanmin(at) * (1 + 1e-12)
+
+
+def test_the_search_is_a_small_program_when_jax_compiles_it():
+    jax = pytest.importorskip("jax")
+
+    def best(v):
+        return best_strength(Statistics(0 * v, v), Statistics(0 * v + 1, 0 * v + 1), n=4)
+
+    program = jax.jit(best).lower(jax.numpy.ones(4))
+    assert len(program.as_text().splitlines()) < 5000  # 31,000 where every point had lines of its own
+    expected = best(np.ones(4))
+    np.testing.assert_allclose(program.compile()(jax.numpy.ones(4)), expected, rtol=1e-3)
