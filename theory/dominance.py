@@ -332,7 +332,8 @@ class _Search:
                 f"{path} holds a report of other settings ({', '.join(different)}): "
                 "name another file, or remove it to start over"
             )
-        drawn, seen = found.settings.get("budget"), set()
+        drawn = found.settings.get("budget")
+        seen: set[Point] = set()
         for row in found.rows:
             point, count = Point(row.radius, row.direction), row.tally.replicates
             possible = point not in seen and count % BLOCK == 0 and type(drawn) is int and count <= drawn
