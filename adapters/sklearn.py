@@ -207,6 +207,10 @@ class SteinScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
 
     def _check_statistics(self) -> None:
         if not (np.isfinite(self.mean_).all() and np.isfinite(self.scale_).all()):
+            if not np.isfinite(self.moments_.m2).all():
+                raise ValueError(
+                    "the data are too large: squares of their deviations overflow; divide them by a number first"
+                )
             raise ValueError(
                 f"n_samples={self.n_samples_seen_} is too few for {self.estimator or Stein()}, whose estimates are not "
                 "finite; fit on more rows"

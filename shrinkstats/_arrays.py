@@ -138,6 +138,8 @@ def _refuse(name: str, x: object) -> None:
         return
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass {name}.compressed() or fill it")
+    if isinstance(x, np.ndarray) and x.dtype.names is not None:
+        raise TypeError(f"{name} is a structured array; pass one of its fields, such as {name}[{x.dtype.names[0]!r}]")
     if isinstance(x, np.matrix):
         raise TypeError(f"{name} is a numpy.matrix, whose * is another product; pass numpy.asarray({name})")
     if type(x).__module__.startswith("scipy.sparse"):
@@ -219,7 +221,7 @@ def nonnegative(name: str, x: Array, xp: Namespace) -> Array:
 def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool = False, zero: bool = False) -> float:
     """x as a float above zero, or zero if that is allowed, and at least `minimum`."""
     try:
-        if isinstance(x, (str, bytes)) or _has_axes(x):
+        if isinstance(x, (str, bytes)) or _has_axes(x) or "complex" in str(getattr(x, "dtype", "")):
             raise TypeError
         value = float(x)
     except (TypeError, ValueError, OverflowError) as error:

@@ -290,7 +290,8 @@ def moments(x: Array | Iterator[Array], *, axis: int = 1, sample_axis: int | Non
     Parameters
     ----------
     x : array, or iterator of arrays
-        Data of any number of axes; float16, bfloat16, float32 or float64, or integers, which are promoted.
+        Data of any number of axes; float16, bfloat16, float32 or float64, or integers, which are promoted
+        (NumPy's longdouble is rounded to float64).
         NumPy arrays of any strides are read in place, `numpy.memmap` too: memory does not grow with the file.
         Dask arrays may have any chunks. Of an iterator (a generator, ``iter(loader)``) all arrays together.
     axis : int

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from shrinkstats import kernels
 from shrinkstats._arrays import (
     Array,
@@ -83,6 +85,8 @@ def _normalize(
 ) -> Array:
     xp = namespace(x=x, weight=weight, bias=bias)
     x = as_constant(x, xp)
+    if type(x) is np.memmap:  # or the result would claim to be one
+        x = x.view(np.ndarray)
     x = x if kernels.supports(x) else as_real("x", x, xp)
     axis, _ = check_axes(x, axis, None)
     if math.prod(x.shape) == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from shrinkstats._arrays import Array, Namespace, namespace, positive_number
 from shrinkstats.moments import Moments, Statistics, as_statistics
 
@@ -44,7 +46,10 @@ def ridge(batch: Statistics | Moments, *, n: float, strength: float = STRENGTH) 
     Statistics(mean=array([0.8]), var=array([1.5]))
     """
     batch, n, strength = _checked(batch, n, strength)
-    return ridge_statistics(batch, n, strength)
+    found = ridge_statistics(batch, n, strength)
+    if math.isinf(n + strength):
+        found = found._replace(mean=ridge_statistics(batch, n / 2, strength / 2).mean)
+    return found
 
 
 def ridge_statistics(batch: Statistics, n: float, strength: float) -> Statistics:
@@ -98,7 +103,7 @@ def lasso_statistics(batch: Statistics, n: float, strength: float, xp: Namespace
         kept = xp.where(excess < 0, xp.zeros_like(excess), excess)
         return xp.where(x < 0, -kept, kept)
 
-    return Statistics(soft(batch.mean, strength / (2 * n)), soft(batch.var, strength / 2))
+    return Statistics(soft(batch.mean, strength / 2 / n), soft(batch.var, strength / 2))
 
 
 def _checked(batch: Statistics | Moments, n: float, strength: float) -> tuple[Statistics, float, float]:

@@ -156,11 +156,12 @@ def _bounds(
     deviation = xp.where(both, (weight * (target.var - source.var) + own / n * target.var) / total, -sd)
     shift = weight * (target.mean - source.mean)
     lower = deviation * deviation + shift * shift + own * own / n * target.var
-    # sd_t^5 X^(-3/2) as var_t (var_t / X)^(3/2), which overflows only where the bound does.
-    certain = (target.var == 0) | (own == 0) | (n == 1)
+    # sd_t^5 X^(-3/2) (n / (N + n))^2 as var_t r^(3/2) own^(1/2), where r = own var_t / X is n / q at most.
+    part = own * target.var
+    certain = (part == 0) | (n == 1)
     smallest = weight * source.var + own * (q / n) * target.var
-    ratio = xp.where(certain, xp.zeros_like(smallest), target.var) / xp.where(certain, xp.ones_like(smallest), smallest)
-    return lower, lower + target.var * (ratio * root(ratio, xp)) * (own * own * ((n - 1) / (2 * n * n)))
+    ratio = xp.where(certain, xp.zeros_like(smallest), part) / xp.where(certain, xp.ones_like(smallest), smallest)
+    return lower, lower + target.var * (ratio * root(ratio, xp)) * (root(own, xp) * ((n - 1) / (2 * n * n)))
 
 
 def best_strength(source: Pair, target: Pair, *, n: float, bound: str = "upper", alpha: float = 0.05) -> Array:

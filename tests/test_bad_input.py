@@ -168,3 +168,30 @@ def test_one_channel_and_one_sample_are_not_bad(xp):
     np.testing.assert_allclose(xp.host(one.noise), [7 / 3])
     y = shrinkstats.normalize(xp.array([[1.0]]), BatchStatistics())
     np.testing.assert_array_equal(xp.host(y), [[0.0]])
+
+
+@pytest.mark.parametrize("x", [np.rec.fromarrays([np.ones((3, 2))], names="a"), np.zeros((3, 2), [("a", "f8")])])
+def test_records_are_told_to_pass_a_field(x):
+    with pytest.raises(TypeError, match=r"x is a structured array; pass one of its fields, such as x\['a'\]"):
+        shrinkstats.moments(x)
+
+
+@pytest.mark.parametrize("n", [8 + 3j, np.complex128(8 + 3j), np.complex64(8)])
+def test_a_complex_number_of_samples(n):
+    with pytest.raises(TypeError, match=r"n must be a number, got complex"):
+        shrinkstats.gamma_stein(V, n)
+
+
+def test_ridge_at_the_end_of_the_range():
+    found = shrinkstats.ridge(Statistics(V, V), n=1e308, strength=1e308)
+    np.testing.assert_allclose(found.mean, V / 2)
+    found = shrinkstats.soft_threshold(Statistics(V, V), n=1e308, strength=1e308)
+    np.testing.assert_allclose(found.mean, V - 0.5)
+
+
+def test_a_normalized_memmap_is_an_array(tmp_path):
+    x = np.memmap(tmp_path / "x", "float64", "w+", shape=(4, 3))
+    x[:] = np.arange(12).reshape(4, 3)
+    found = shrinkstats.normalize(x, BatchStatistics())
+    assert type(found) is np.ndarray
+    np.testing.assert_array_equal(found, shrinkstats.normalize(np.array(x), BatchStatistics()))

@@ -131,3 +131,9 @@ def test_too_few_rows_leave_no_trace():
         scaler.fit(np.ones((1, 4)))
     assert not hasattr(scaler, "moments_")
     assert not hasattr(scaler, "n_features_in_")
+
+
+def test_squares_that_overflow_are_not_a_lack_of_rows():
+    x = np.random.default_rng(0).normal(size=(8, 4)) * 1e155
+    with pytest.raises(ValueError, match="too large: squares"), np.errstate(all="ignore"):
+        SteinScaler(BatchStatistics()).fit(x)

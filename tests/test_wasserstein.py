@@ -205,3 +205,15 @@ def test_the_search_is_a_small_program_when_jax_compiles_it():
     assert len(program.as_text().splitlines()) < 5000  # 31,000 where every point had lines of its own
     expected = best(np.ones(4))
     np.testing.assert_allclose(program.compile()(jax.numpy.ones(4)), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("strength", [1e300, 1e305])
+def test_bounds_and_gradients_at_large_strengths_without_a_training_variance(strength):
+    torch = pytest.importorskip("torch")
+    vectors = [torch.tensor([v], dtype=torch.float64, requires_grad=True) for v in (0.0, 0.0, 1.0, 2.0)]
+    _, upper = wasserstein_bounds(Statistics(*vectors[:2]), Statistics(*vectors[2:]), n=8, strength=strength)
+    upper.sum().backward()
+    np.testing.assert_allclose(upper.detach(), 3.0)  # the variance and the squared distance, at strength infinity
+    mean_s, var_s, mean_t, var_t = (float(v.grad) for v in vectors)
+    np.testing.assert_allclose([mean_s, mean_t, var_t], [-2.0, 2.0, 1.0])
+    assert -math.inf < var_s < -1e100  # minus infinity in the limit
