@@ -221,10 +221,15 @@ def _search(mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: floa
     wide = statistics_dtype(xp.astype(mean_s, dtype), xp)
     flat = [constant(xp.reshape(v, (-1,))) for v in vectors]
     flat = [xp.astype(v, wide) for v in flat]
+<<<<<<< HEAD
     kernel: Any = partial(_search_block, n=n, q=q, bound=bound, xp=xp)
     far = _apart(flat, n, q, xp)
+=======
+    kernel = partial(_search_block, n=n, q=q, bound=bound, xp=xp)
+    far = _apart(*flat, n=n, q=q, xp=xp)
+>>>>>>> core2
     if not can_look(mean_s):
-        found = kernel(*flat, far)
+        found = kernel(*flat, far=far)
     elif not bool(xp.any(far)):
         found = _in_blocks(kernel, flat, None, xp)
     else:  # the far grid takes its time: only where it is worth it
@@ -239,7 +244,11 @@ def _search(mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: floa
     return xp.astype(xp.reshape(found, mean_s.shape), dtype)
 
 
+<<<<<<< HEAD
 def _apart(vectors: list[Array], n: float, q: float, xp: Namespace) -> Array:
+=======
+def _apart(mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: float, q: float, xp: Namespace) -> Array:
+>>>>>>> core2
     """Whether scales differ by more than the near grid covers."""
     mean_s, var_s, mean_t, var_t = vectors
     none = xp.full_like(var_s, math.inf)
@@ -256,7 +265,7 @@ def _in_blocks(kernel: Any, vectors: list[Array], far: Array | None, xp: Namespa
     size = vectors[0].shape[0]
     step = BLOCK // POINTS
     pieces = [slice(i, min(i + step, size)) for i in range(0, max(size, 1), step)]
-    found = [kernel(*(v[piece] for v in vectors), None if far is None else far[piece]) for piece in pieces]
+    found = [kernel(*(v[piece] for v in vectors), far=None if far is None else far[piece]) for piece in pieces]
     return xp.concat(found) if len(found) > 1 else found[0]
 
 
@@ -265,8 +274,8 @@ def _search_block(
     var_s: Array,
     mean_t: Array,
     var_t: Array,
-    far: Array | None,
     *,
+    far: Array | None,
     n: float,
     q: float,
     bound: str,

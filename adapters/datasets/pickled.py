@@ -57,6 +57,7 @@ def read(data: bytes) -> Any:
     marks: list[int] = []
     memo: dict[int, Any] = {}  # not a list: a changed number of an entry would ask for gigabytes
     end = 0
+    argument: Any
 
     def from_(start: int) -> list[Any]:
         """The stack's end, taken off."""
