@@ -221,13 +221,8 @@ def _search(mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: floa
     wide = statistics_dtype(xp.astype(mean_s, dtype), xp)
     flat = [constant(xp.reshape(v, (-1,))) for v in vectors]
     flat = [xp.astype(v, wide) for v in flat]
-<<<<<<< HEAD
-    kernel: Any = partial(_search_block, n=n, q=q, bound=bound, xp=xp)
-    far = _apart(flat, n, q, xp)
-=======
     kernel = partial(_search_block, n=n, q=q, bound=bound, xp=xp)
     far = _apart(*flat, n=n, q=q, xp=xp)
->>>>>>> core2
     if not can_look(mean_s):
         found = kernel(*flat, far=far)
     elif not bool(xp.any(far)):
@@ -244,13 +239,8 @@ def _search(mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: floa
     return xp.astype(xp.reshape(found, mean_s.shape), dtype)
 
 
-<<<<<<< HEAD
-def _apart(vectors: list[Array], n: float, q: float, xp: Namespace) -> Array:
-=======
 def _apart(mean_s: Array, var_s: Array, mean_t: Array, var_t: Array, *, n: float, q: float, xp: Namespace) -> Array:
->>>>>>> core2
     """Whether scales differ by more than the near grid covers."""
-    mean_s, var_s, mean_t, var_t = vectors
     none = xp.full_like(var_s, math.inf)
     scales = [root(var_s, xp), root(var_t, xp), xp.abs(mean_t - mean_s)]
     largest, smallest = xp.zeros_like(var_s), none
