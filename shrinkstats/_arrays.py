@@ -221,7 +221,8 @@ def nonnegative(name: str, x: Array, xp: Namespace) -> Array:
 def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool = False, zero: bool = False) -> float:
     """x as a float above zero, or zero if that is allowed, and at least `minimum`."""
     try:
-        if isinstance(x, (str, bytes)) or _has_axes(x) or "complex" in str(getattr(x, "dtype", "")):
+        ordinary = isinstance(x, (int, float))  # of a symbol of torch.compile nothing else may be asked
+        if not ordinary and (isinstance(x, (str, bytes)) or _has_axes(x) or "complex" in str(getattr(x, "dtype", ""))):
             raise TypeError
         value = float(x)
     except (TypeError, ValueError, OverflowError) as error:

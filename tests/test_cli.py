@@ -244,7 +244,7 @@ def test_pickles_are_not_opened(call, ending):
         (np.ones((3, 4)) * 1j, "complex128"),
         (np.array([["a", "b"]]), "real numbers"),
         (np.ones((0, 5)), "no observations in an array of shape (0, 5)"),
-        (np.zeros((3, 4), dtype=[("a", "f4")]), "real numbers"),
+        (np.zeros((3, 4), dtype=[("a", "f4")]), "a structured array; pass one of its fields"),
     ],
 )
 def test_arrays_that_hold_no_numbers(call, array, part):

@@ -148,7 +148,7 @@ def certify(
         return _sampling_noise(dim, n)
     for rule in (left, right):
         if not is_known(rule, JamesStein, SymmetricRule):
-            return Certificate(False, f"no theorem here covers {rule!r}")
+            return Certificate(False, f"no theorem here covers {getattr(rule, '__qualname__', repr(rule))}")
     targets = {rule.target for rule in (left, right) if not (is_known(rule, JamesStein) and rule.level(dim) == 0)}
     if not targets:
         return Certificate(False, "both are the sample mean: the risks are equal everywhere", margin=0.0)
