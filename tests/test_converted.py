@@ -123,3 +123,22 @@ def test_bits_do_not_depend_on_the_number_of_threads(name, monkeypatch):
     finally:
         threads.set_num_threads(None)
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "order"), [((70, 5000), "C"), ((70, 5000), "F"), ((3, 5000, 40), "C"), ((2, 200_000), "C")]
+)
+def test_more_channels_than_a_piece_holds(shape, order):
+    rng = np.random.default_rng(0)
+    x = np.asarray(rng.integers(-99, 99, shape), dtype="int16", order=order)
+    found, right = shrinkstats.moments(x), shrinkstats.moments(x.astype("float64"))
+    for name in ("mean", "m2", "minimum", "maximum", "noise"):
+        np.testing.assert_allclose(getattr(found, name), getattr(right, name), rtol=1e-11, atol=1e-11)
+    g = rng.normal(size=shape).astype("float32")
+    sums = zip(
+        cpu.reduce_grad(g, x, 1, right.mean),
+        cpu.reduce_grad(g.astype("float64"), x.astype("float64"), 1, right.mean),
+        strict=True,
+    )
+    for ours, theirs in sums:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-6)

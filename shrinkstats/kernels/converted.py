@@ -21,6 +21,9 @@ DIRECT = ("float32", "float64", "uint8")
 
 PIECE = 2**17  # elements; as float64 they fit into a core's own cache
 
+WIDE = 1024
+"""Channels that pieces hold at most: of many pieces the statistics of all channels would be larger than the data."""
+
 Index = tuple[slice, ...]
 
 
@@ -67,6 +70,13 @@ def pieces(x: NDArray[Any], cut: int | None) -> list[Index]:
     return [(*[slice(None)] * cut, slice(*ends[i : i + 2])) for i in range(count)]
 
 
+def stripes(x: NDArray[Any], axis: int) -> list[Index]:
+    """Where to cut x along the channels, if at all."""
+    channels = x.shape[axis]
+    width = max(WIDE, PIECE * channels // max(x.size, 1))
+    return [(*[slice(None)] * axis, slice(i, i + width)) for i in range(0, max(channels, 1), width)]
+
+
 def _large(piece: NDArray[Any], x: NDArray[Any]) -> bool:
     """Whether a piece is to be cut again, along another axis."""
     return 2 * PIECE < piece.size < x.size
@@ -86,6 +96,9 @@ def each(work: Callable[[int, Room], object], count: int, x: NDArray[Any]) -> No
 
 def moments(run: Any, join: Any, x: NDArray[Any], axis: int, sample_axis: int | None) -> Any:
     """`run`, the moments of an array, by pieces; `join` adds a part to another."""
+    if len(along := stripes(x, axis)) > 1:
+        parts = [moments(run, join, x[stripe], axis, sample_axis) for stripe in along]
+        return tuple(map(np.concatenate, zip(*parts, strict=True)))
     cut = outermost(x, axis) if sample_axis is None or x.shape[sample_axis] == 1 else sample_axis
     where, dtype = pieces(x, cut), work_type(x)
     found: list[Any] = [None] * len(where)
@@ -131,6 +144,9 @@ def affine(run: Any, x: NDArray[Any], axis: int, vectors: Any, out: NDArray[Any]
 
 def reduce_grad(run: Any, g: NDArray[Any], x: NDArray[Any], axis: int, mean: Any) -> Any:
     """`run`, the sums of gradients, by pieces."""
+    if len(along := stripes(x, axis)) > 1:
+        parts = [reduce_grad(run, g[stripe], x[stripe], axis, mean[stripe[axis]]) for stripe in along]
+        return tuple(map(np.concatenate, zip(*parts, strict=True)))
     where, dtype = pieces(x, outermost(x, axis)), work_type(g, x)
     found: list[Any] = [None] * len(where)
 
