@@ -71,7 +71,8 @@ def _checked(fields: dict[str, NDArray[Any]]) -> dict[str, Any]:
     low, mean, high = (fields[name].astype(np.float64) for name in ("minimum", "mean", "maximum"))
     with np.errstate(all="ignore"):
         slack = ROUNDING * np.fmax(np.abs(low), np.abs(high))
-        outside = (low > high) | (mean < low - slack) | (mean > high + slack)
+        beyond = (mean < low - slack) | (mean > high + slack)
+        outside = (low > high) | (beyond & np.isfinite(mean))  # a sum may have left the range
     if count and outside.any():
         raise ValueError(f"channel {int(np.argmax(outside))} has a mean outside of its minimum and maximum")
     return {**fields, **numbers}

@@ -319,8 +319,9 @@ def moments(x: Array | Iterator[Array], *, axis: int = 1, sample_axis: int | Non
     Notes
     -----
     Variances are computed around a point close to the data, never as a difference of large squares, so data far
-    from zero lose nothing. Squares of float16, bfloat16 and float32 data are added in float32 over short stretches, and
-    these in float64: variances are good to about 1e-6 of themselves. Other data on a CPU are summed in float64.
+    from zero lose nothing. Squares of float32 data (and of PyTorch's bfloat16) are added in float32 over short
+    stretches, and these in float64: variances are good to about 1e-6 of themselves. Other data on a CPU are summed in
+    float64.
 
     Examples
     --------

@@ -34,7 +34,7 @@ ALIKE = 1e9
 """Ratios up to which the best N is near."""
 POINTS, STEPS = 7, 16
 """Each step looks at so many points, and keeps the stretch between the neighbours of the best: a quarter."""
-BLOCK = 2**14
+BLOCK = 2**13
 """Numbers looked at at a time."""
 
 

@@ -1,8 +1,8 @@
 """Data of a type that no kernel is compiled for (half precision, most integers, other byte orders): piece by piece.
 
 A piece is converted while it is in the cache of whoever works on it, so that memory is read once and nothing large is
-made. Half precision is computed with in float32, integers in float64. The pieces depend on the shape alone, and what
-they give is merged in their order.
+made. Moments are summed in float64 and lose nothing; the other passes compute half precision in float32. The pieces
+depend on the shape alone, and what they give is merged in their order.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def moments(run: Any, join: Any, x: NDArray[Any], axis: int, sample_axis: int | 
         parts = [moments(run, join, x[stripe], axis, sample_axis) for stripe in along]
         return tuple(map(np.concatenate, zip(*parts, strict=True)))
     cut = outermost(x, axis) if sample_axis is None or x.shape[sample_axis] == 1 else sample_axis
-    where, dtype = pieces(x, cut), work_type(x)
+    where, dtype = pieces(x, cut), np.float64
     found: list[Any] = [None] * len(where)
 
     def work(i: int, room: Room) -> None:
