@@ -215,8 +215,9 @@ class PPMI:
     def _chosen(self, scans: Sequence[Scan], negative: str | Sequence[str] | None) -> list[Scan]:
         groups = {scan.group for scan in scans}
         others = tuple(groups - set(self._positive)) if negative is None else _names(negative)
-        if set(self._positive) & set(others):
-            raise ValueError(f"positive and negative share {', '.join(set(self._positive) & set(others))}")
+        both = sorted(set(self._positive) & set(others))
+        if both:
+            raise ValueError(f"positive and negative share {', '.join(both)}")
         absent = sorted({*self._positive, *others} - groups)
         if absent and scans:
             raise ValueError(f"no image in the group {', '.join(absent)}; there is {', '.join(sorted(groups))}")

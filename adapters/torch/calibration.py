@@ -98,9 +98,9 @@ def calibrate(
             here = _observed(run, found, entry)
             for name in found:
                 calls[name] += here[name]
-            waiting = {name for name in unseen if here[name]}
+            waiting = {name: found[name] for name in found if name in unseen and here[name]}
             if waiting and entry.sizes[-1] > 1:
-                unseen -= _seen_apart(run, {name: found[name] for name in waiting}, entry, here, random, device)
+                unseen -= _seen_apart(run, waiting, entry, here, random, device)
         measured = {name: _measured(name, layer, calls[name], name in unseen) for name, layer in found.items()}
         for name, layer in found.items():
             rows, values = measured[name]
