@@ -80,8 +80,14 @@ def check_compiled(estimator, backend, mode, momentum=0.1):
         assert_same_state(twin, layer)
 
 
+# The means and spreads of the others come about as one of these does; `make long` compiles them all.
+IN_SHORT = [BatchStatistics(), Stein(), RobustNorm(), SteinBlend()]
+
+
 @pytest.mark.parametrize("mode", ["training", "evaluation", "adapted"])
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+@pytest.mark.parametrize(
+    "estimator", [e if e in IN_SHORT else pytest.param(e, marks=pytest.mark.long) for e in ESTIMATORS], ids=str
+)
 def test_compile(estimator, mode, monkeypatch):
     """A graph without breaks, without a warning, and nothing prepared by an earlier call."""
     monkeypatch.setattr(_arrays, "_known", {})
@@ -105,7 +111,7 @@ def test_compile_for_batches_of_any_size(estimator):
 
 
 @pytorch_s_own_warnings
-@pytest.mark.parametrize("estimator", [Stein(), SteinBlend()], ids=str)
+@pytest.mark.parametrize("estimator", [pytest.param(Stein(), marks=pytest.mark.long), SteinBlend()], ids=str)
 def test_compile_to_machine_code(estimator):
     """SteinBlend's gradient depends on the running statistics as they were before this batch updated them."""
     check_compiled(estimator, "inductor", "training")

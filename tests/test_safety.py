@@ -161,7 +161,7 @@ if __name__ == "__main__":
     "start",
     [
         pytest.param("fork", marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork on this system")),
-        "spawn",
+        pytest.param("spawn", marks=pytest.mark.long),
     ],
 )
 def test_workers_of_a_data_loader(start, tmp_path):
