@@ -41,37 +41,33 @@ def step() -> None:
     layer(torch.from_numpy(X)).sum().backward()
 
 
-def for_ever(call, begun) -> None:
+def for_ever(begun) -> None:
     while True:
-        call()
+        work()
         begun.set()
-
-
-def in_the_background(call, count=2) -> None:
-    """Daemon threads that are in the middle of a pass whenever the process ends."""
-    begun = [threading.Event() for _ in range(count)]
-    for event in begun:
-        threading.Thread(target=for_ever, args=(call, event), daemon=True).start()
-    for event in begun:
-        event.wait()
 
 
 def idle() -> None:
     work()
 
 
-def busy() -> None:
-    in_the_background(work)
+def busy(count=2) -> None:
+    """Daemon threads that are in the middle of a pass whenever the process ends."""
+    begun = [threading.Event() for _ in range(count)]
+    for event in begun:
+        threading.Thread(target=for_ever, args=(event,), daemon=True).start()
+    for event in begun:
+        event.wait()
 
 
-def executor() -> None:
+def executor(call=work) -> None:
     pool = ThreadPoolExecutor(3)
     for _ in range(6):
-        pool.submit(work)
+        pool.submit(call)
 
 
-def not_daemon() -> None:
-    threading.Thread(target=lambda: [work() for _ in range(5)]).start()
+def not_daemon(call=work) -> None:
+    threading.Thread(target=lambda: [call() for _ in range(5)]).start()
 
 
 def failing() -> None:
@@ -113,17 +109,29 @@ def layer_idle() -> None:
     step()
 
 
-def layer_busy() -> None:
-    in_the_background(step)
+# Daemon threads in PyTorch's own operations abort a process that ends ("terminate called without an active
+# exception"): those of nn.BatchNorm2d too, in a forward pass without gradients. They are no state of ours.
+def layer_not_daemon() -> None:
+    not_daemon(step)
 
 
 def layer_own_threads() -> None:
     openmp._parallel = None
-    in_the_background(step)
+    not_daemon(step)
+
+
+def layer_executor() -> None:
+    executor(step)
+
+
+def layer_beside_arrays() -> None:
+    """Daemon threads in passes over NumPy's memory, which a layer's threads came before."""
+    step()
+    busy()
 
 
 STATES = [idle, busy, executor, not_daemon, failing, exiting, at_once, forked, at_exit]
-LAYERS = [layer_idle, layer_busy, layer_own_threads]
+LAYERS = [layer_idle, layer_not_daemon, layer_own_threads, layer_executor, layer_beside_arrays]
 
 
 def end_one(state) -> str:

@@ -19,6 +19,15 @@ def test_ends_in_every_state(count):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="forks, and the sounds a process makes when it ends")
+def test_ends_in_every_state_of_a_layer():
+    pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
+    command = [sys.executable, str(SCRIPT), "70", "--torch", "--load", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 PROGRAM = """
 import sys, threading
 import numpy as np
