@@ -62,6 +62,7 @@ def test_every_cell_is_there(results):
     assert found["test_accuracy"] > 60
 
 
+@pytest.mark.long
 def test_same_seed_same_numbers(results, tmp_path):
     torch.manual_seed(123)
     before, threads = torch.get_rng_state(), torch.get_num_threads()

@@ -98,7 +98,9 @@ def test_compile_with_a_cumulative_average():
     check_compiled(Stein(), "aot_eager", "training", momentum=None)
 
 
-@pytest.mark.parametrize("estimator", [Stein(), PriorBlend(3.0), SteinBlend()], ids=str)
+@pytest.mark.parametrize(
+    "estimator", [*(pytest.param(e, marks=pytest.mark.long) for e in (Stein(), PriorBlend(3.0))), SteinBlend()], ids=str
+)
 @torch._dynamo.config.patch(recompile_limit=2)
 def test_compile_for_batches_of_any_size(estimator):
     """One graph for the first size and one for all others."""
@@ -111,7 +113,8 @@ def test_compile_for_batches_of_any_size(estimator):
 
 
 @pytorch_s_own_warnings
-@pytest.mark.parametrize("estimator", [pytest.param(Stein(), marks=pytest.mark.long), SteinBlend()], ids=str)
+@pytest.mark.long
+@pytest.mark.parametrize("estimator", [Stein(), SteinBlend()], ids=str)
 def test_compile_to_machine_code(estimator):
     """SteinBlend's gradient depends on the running statistics as they were before this batch updated them."""
     check_compiled(estimator, "inductor", "training")
@@ -160,6 +163,7 @@ def test_export_of_an_adapted_network_for_batches_of_any_size(rule):
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")  # constants pass by float32
 @pytorch_s_own_warnings
+@pytest.mark.long
 def test_onnx_of_an_adapted_network_for_batches_of_any_size():
     runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     pytest.importorskip("onnxscript", reason="needs onnxscript")

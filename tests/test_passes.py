@@ -308,6 +308,7 @@ def test_compiles_with_nvcc(file, option, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("file", "option"), SOURCES[::2])
 def test_compiles_with_nvrtc(file, option):
     """The compiler that CuPy calls, with the options CuPy adds to ours; it takes less than nvcc does."""
