@@ -368,7 +368,8 @@ class Copy:
             "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(cache),
             "OMP_NUM_THREADS": "1", "TMPDIR": str(self.folder / "tmp"), **variables,
         }  # fmt: skip
-        arguments = ("-q", "--no-header", "-p", "no:cacheprovider", *arguments)
+        loaded = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+        arguments = ("-q", "--no-header", "-p", "no:cacheprovider", "-W", loaded, *arguments)
         output = self.folder / "output.txt"
         child = os.fork()
         if not child:
