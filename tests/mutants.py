@@ -14,11 +14,16 @@ in files that compiled code comes from, what depends on them is compiled anew.
 
 from __future__ import annotations
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before any library is loaded
+
 import argparse
 import ast
 import contextlib
 import difflib
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -26,9 +31,10 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,6 +50,11 @@ FIRST, SECOND = 10.0, 40.0  # seconds of tests, as measured, before and after a 
 FILES = 5  # in the first stage: importing and collecting a file takes longer than many a test
 FEW = 30  # tests; with fewer, those that reach the line indirectly are taken too
 MEMORY = 16 * 2**30
+LOADED = (  # once, before processes are forked: to load them takes longer than most tests that kill a mutant
+    "pytest", "hypothesis", "numpy", "scipy.stats", "scipy.special", "scipy.optimize", "scipy.integrate", "numba",
+    "llvmlite.binding", "torch", "torch.fx", "torch.distributed", "array_api_compat.torch", "array_api_strict", "jax",
+    "dask.array", "pandas", "sklearn.base", "matplotlib.figure",
+)  # fmt: skip
 
 SITECUSTOMIZE = """
 import sys
@@ -357,28 +368,62 @@ class Copy:
             "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(cache),
             "OMP_NUM_THREADS": "1", "TMPDIR": str(self.folder / "tmp"), **variables,
         }  # fmt: skip
-        command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *arguments]
-
-        def limits() -> None:
-            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
-
-        process = subprocess.Popen(
-            command, cwd=self.root, env=environment, start_new_session=True, preexec_fn=limits,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        )  # fmt: skip
-        try:
-            output, _ = process.communicate(timeout=2 * limit + 60)
-        except subprocess.TimeoutExpired:
-            output = None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # children that a test left behind, too
-        if output is None:
-            process.communicate()
+        loaded = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+        arguments = ("-q", "--no-header", "-p", "no:cacheprovider", "-W", loaded, *arguments)
+        output = self.folder / "output.txt"
+        child = os.fork()
+        if not child:
+            _in_child(self.root, arguments, environment, output, int(limit))
+        ended = _waited(child, 2 * limit + 60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # children that a test left behind, too
+        if ended is None:
+            os.waitpid(child, 0)
             return None, ""
-        return (None if process.returncode == -signal.SIGXCPU else process.returncode), output
+        status = os.waitstatus_to_exitcode(ended)
+        return (None if status == -signal.SIGXCPU else status), output.read_text(errors="replace")
+
+
+def _in_child(root: Path, arguments: tuple[str, ...], environment: dict[str, str], output: Path, limit: int) -> None:
+    """Run pytest in a forked process, in which the libraries are loaded already; never return."""
+    status = 70
+    try:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+        with output.open("w") as file, open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), 0)
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(root)
+        sys.argv[:] = ["pytest"]
+        sys.path[:] = [str(root), *environment["PYTHONPATH"].split(os.pathsep), *sys.path[1:]]
+        sys.dont_write_bytecode = True
+        sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "_EditableFinder"]
+        exec((root / "sitecustomize.py").read_text(), {"__file__": str(root / "sitecustomize.py")})
+        tempfile.tempdir = None
+        sys.modules["numba"].config.reload_config()
+        status = int(sys.modules["pytest"].main(list(arguments)))
+    except BaseException:
+        print(traceback.format_exc())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _waited(child: int, limit: float) -> int | None:
+    """The status a child ended with, None if it did not in time."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.05)
+    return None
 
 
 class Tests:
@@ -589,6 +634,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes of the first stage (1)")
     parser.add_argument("--file", default="", help="only mutants of files with this in their path")
     options = parser.parse_args()
+    for name in LOADED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
     copy = Copy(options.folder.resolve())
     tests = Tests(copy, options.workers)
