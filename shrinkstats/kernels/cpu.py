@@ -96,10 +96,10 @@ def moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector
     """Per channel: mean, sum of squared deviations, minimum, maximum, and the same sum for the samples' means."""
     found = _moments(x, axis, sample_axis)
     mean, m2, low, high, sample_m2 = found
-    if x.dtype.itemsize < 8 or np.isfinite(m2).all():
+    if x.dtype.itemsize < 8 or m2.max() < math.inf:
         return found
     lost = ~np.isfinite(m2) & np.isfinite(low) & np.isfinite(high)
-    if not lost.any():
+    if not lost.any():  # NaN or infinity in the data
         return found
     anew = converted.moments(_of_smaller, _join, x, axis, sample_axis)
     with np.errstate(over="ignore"):
