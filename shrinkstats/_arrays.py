@@ -53,6 +53,7 @@ def namespace(**arguments: object) -> Namespace:
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind in _known:  # asking every library anew would cost more than the arithmetic on short vectors
         return _known[kind]
+    check_running()
     arrays = {name: x for name, x in arguments.items() if is_array(x)}
     if arrays and all(is_torch_array(x) for x in arrays.values()):
         import array_api_compat.torch
@@ -73,6 +74,15 @@ def namespace(**arguments: object) -> Namespace:
     if kind is not None:
         _known[kind] = xp
     return xp
+
+
+def check_running() -> None:
+    """An error when Python's modules are gone, of which array libraries look for some at every call."""
+    if sys.meta_path is None:
+        raise RuntimeError(
+            "Python is shutting down, and its modules are gone: nothing can be computed any more; do it earlier, "
+            "for example in a function given to atexit.register"
+        )
 
 
 def as_constant(x: Array, xp: Namespace) -> Array:
@@ -115,11 +125,27 @@ def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> A
         if like is not None and host.dtype.kind != "c":
             return xp.asarray(host.tolist(), dtype=like.dtype, **place)
         array = xp.asarray(host, **place)
-    if xp.isdtype(array.dtype, "real floating"):
-        return array
-    if xp.isdtype(array.dtype, ("bool", "integral")):
-        return xp.astype(array, xp.__array_namespace_info__().default_dtypes()["real floating"])
-    raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}; take its real part or its absolute value")
+    try:
+        if xp.isdtype(array.dtype, "real floating") and getattr(array.dtype, "itemsize", 2) > 1:
+            return array
+        if xp.isdtype(array.dtype, ("bool", "integral")):
+            return xp.astype(array, xp.__array_namespace_info__().default_dtypes()["real floating"])
+    except TypeError:  # ml_dtypes' types, and the keys of JAX, are none of which libraries would say what they are
+        pass
+    raise TypeError(_no_numbers(name, array))
+
+
+def _no_numbers(name: str, x: Array) -> str:
+    """Of an array of a type that nobody computes with."""
+    dtype = str(x.dtype)
+    if dtype.startswith("key<"):
+        return f"{name} holds random keys of JAX; draw numbers with one of them first: jax.random.normal(key, shape)"
+    if "complex" in dtype:
+        hint = "take its real part or its absolute value"
+    else:
+        convert = f"{name}.to(torch.float32)" if is_torch_array(x) else f"{name}.astype('float32')"
+        hint = f"if these are numbers, convert them first: {convert}"
+    return f"{name} must hold real numbers, got dtype {dtype}; {hint}"
 
 
 def _refuse(name: str, x: object) -> None:
@@ -226,7 +252,7 @@ def positive_number(name: str, x: float, *, minimum: float = 0.0, infinite: bool
             raise TypeError
         value = float(x)
     except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name} must be a number, got {_kind(x)}") from error
+        raise TypeError(f"{name} must be a number, got {_kind(name, x)}") from error
     if not ((value > 0 or (zero and value == 0)) and value >= minimum and (infinite or value < math.inf)):
         bound = f"at least {minimum:g}" if minimum > 0 or zero else "above 0"
         raise ValueError(f"{name} must be {bound}{'' if infinite else ' and finite'}, got {value:g}")
@@ -240,15 +266,17 @@ def whole_number(name: str, x: int) -> int:
             raise TypeError
         return operator.index(x)
     except TypeError as error:
-        raise TypeError(f"{name} must be a whole number, got {_kind(x)}") from error
+        raise TypeError(f"{name} must be a whole number, got {_kind(name, x)}") from error
 
 
 def _has_axes(x: object) -> bool:
     return not isinstance(x, (int, float)) and bool(getattr(x, "ndim", None))
 
 
-def _kind(x: object) -> str:
+def _kind(name: str, x: object) -> str:
     """What x is, in a few words; a number or a text as it stands."""
+    if is_traced(x):
+        return f'one that JAX traces; keep it from that, for example by jax.jit(..., static_argnames="{name}")'
     return repr(x) if isinstance(x, (int, float, str, bytes)) else type(x).__name__
 
 

@@ -83,13 +83,13 @@ def shrinkage_factor(
 
 def _power_of_two(power: Array, xp: Namespace) -> Array:
     """Within the range, and so that a million of it are, and its inverse."""
-    last = xp.full_like(power, _last(power, xp) - 24)
+    last = xp.full_like(power, _last(power, xp) - 23)
     return 2.0 ** xp.where(power > last, last, xp.where(power < -last, -last, power))
 
 
 def _last(x: Array, xp: Namespace) -> float:
-    """The exponent of the largest power of two."""
-    return math.frexp(xp.finfo(x.dtype).max)[1] - 1.0
+    """The exponent of the largest power of two whose inverse is a normal number: XLA takes others for zero."""
+    return math.frexp(xp.finfo(x.dtype).max)[1] - 2.0
 
 
 def james_stein(

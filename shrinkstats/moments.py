@@ -85,6 +85,13 @@ class Moments:
     >>> whole = shrinkstats.moments(x[:1]) + shrinkstats.moments(x[1:])
     >>> print(whole.mean, whole.var(), whole.noise)
     [10. 13.] [45.66666667 45.66666667] [15. 15.]
+
+    In JAX, counts are constants of what is compiled, whose type `jax.lax.scan` and its like do not let a sum change: a
+    loop puts out the parts. Adding them is arithmetic on short vectors, which outside of `jax.jit` compiles nothing
+    anew::
+
+        _, parts = jax.lax.scan(lambda _, x: (None, shrinkstats.moments(x)), None, batches)
+        whole = sum(jax.tree.map(lambda v: v[i], parts) for i in range(len(batches)))
     """
 
     count: int

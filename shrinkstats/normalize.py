@@ -104,6 +104,7 @@ def _normalize(
             )
     slope = _channel_vector("weight", weight, center, xp) / scale if weight is not None else 1 / scale
     pivot = constant(xp.astype(xp.astype(center, _width(x, xp)), center.dtype))  # its derivative cancels
+    pivot = xp.where(xp.isinf(scale), 0.0, pivot)  # times 0, a difference beyond the range is NaN
     shift = (pivot - center) * slope
     if bias is not None:
         shift = shift + _channel_vector("bias", bias, center, xp)

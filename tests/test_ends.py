@@ -1,6 +1,7 @@
 """Vectors near the ends of the range, against exact fractions; slopes where a variance is zero."""
 
 import math
+from contextlib import nullcontext
 from fractions import Fraction
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 import shrinkstats
 from shrinkstats import Prior, SamplingNoise, Statistics
-from shrinkstats.estimators import BatchStatistics, PriorBlend, RobustNorm, Stein, SteinBlend
+from shrinkstats.estimators import BatchStatistics, MinMaxNorm, PriorBlend, RobustNorm, Stein, SteinBlend
 
 pytestmark = [pytest.mark.core, pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")]
 
@@ -69,6 +70,19 @@ def test_more_noise_than_there_are_numbers():
     np.testing.assert_allclose(shrinkstats.channel_james_stein(np.full(5, LARGEST)).estimate, LARGEST)
 
 
+def test_the_largest_numbers_under_jax():
+    """Whose inverses it takes for zero."""
+    jax = pytest.importorskip("jax")
+    for double in (False, True):
+        with jax.enable_x64(double):
+            largest = np.finfo(float if double else "f").max
+            mean = jax.numpy.full(5, largest)
+            assert shrinkstats.channel_james_stein(mean).factor == 1
+            m = shrinkstats.moments(jax.numpy.full((4, 5), largest))
+            np.testing.assert_array_equal(Stein()(m)[0], mean)
+            np.testing.assert_allclose(shrinkstats.james_stein(mean, 1.0, target="mean").estimate, mean, rtol=1e-6)
+
+
 def test_blends():
     one = np.ones(3)
     a, b = Statistics(-LARGEST * one, one), Statistics(LARGEST * one, LARGEST * one)
@@ -95,6 +109,115 @@ def test_bounds_of_large_strengths_and_small_alphas():
             upper = lower + (n - 1) / (2 * total**2) * (strength / total + q / total) ** mpmath.mpf("-1.5")
             found = shrinkstats.wasserstein_bounds(source, target, n=n, strength=strength, alpha=alpha)
             np.testing.assert_allclose([v[0] for v in found], [float(lower), float(upper)], rtol=1e-11)
+
+
+def far_out(shape=(6, 5, 7, 4)):
+    """Channels up to the end of the range: of both signs, of one, a constant; and two of ordinary and tiny numbers."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, shape)
+    x[:, 1] = rng.uniform(0.9, 1, x[:, 1].shape)
+    x[:, :2] *= LARGEST
+    x[:, 2] = -LARGEST
+    x[:, 4] *= 1e-300
+    return x
+
+
+LAYOUTS = {
+    "as it is": lambda x: x,
+    "channels last": lambda x: np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1),
+    "read-only": lambda x: np.broadcast_to(x, x.shape),
+    "strided": lambda x: np.repeat(x, 2, axis=3)[..., ::2],
+    "other byte order": lambda x: x.astype(x.dtype.newbyteorder()),
+    "a table": lambda x: np.moveaxis(x, 1, -1).reshape(-1, x.shape[1]),
+    "more precise": lambda x: x.astype(np.longdouble),
+}
+
+
+@pytest.mark.parametrize("sample_axis", [0, None])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_means_whose_sums_leave_the_range(layout, sample_axis):
+    x = LAYOUTS[layout](far_out())
+    before = x.copy()
+    m = shrinkstats.moments(x, sample_axis=sample_axis)
+    rows = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1).astype(float)
+    mean = [float(sum(map(Fraction, row.tolist())) / len(row)) for row in rows]
+    np.testing.assert_allclose(m.mean, mean, rtol=1e-14)
+    np.testing.assert_array_equal(m.minimum, rows.min(axis=1))
+    np.testing.assert_array_equal(m.maximum, rows.max(axis=1))
+    assert m.mean[2] == -LARGEST
+    for spread in (m.var(), m.noise):
+        np.testing.assert_array_equal(spread[:3], [np.inf, np.inf, 0])
+        assert 0 < spread[3] < 1
+    np.testing.assert_array_equal(x, before)
+
+
+def test_a_channel_at_the_end_of_the_range_leaves_others_alone():
+    x = far_out()
+    alone = shrinkstats.moments(np.where(np.arange(5)[:, None, None] < 2, 0, x))
+    m = shrinkstats.moments(x)
+    for name in ("mean", "m2", "noise"):
+        np.testing.assert_array_equal(getattr(m, name)[2:], getattr(alone, name)[2:])
+    x[0, 2:4, 0, 0] = np.inf, np.nan
+    m = shrinkstats.moments(x)
+    np.testing.assert_array_equal(m.mean[2:4], [np.inf, np.nan])
+    np.testing.assert_array_equal(m.m2[2:4], np.nan)
+    assert np.isfinite(m.mean[[0, 1, 4]]).all()
+
+
+def test_the_end_of_the_range_needs_no_memory():
+    import tracemalloc
+
+    x = far_out((64, 5, 256, 32))
+    shrinkstats.moments(x[:10])
+    tracemalloc.start()
+    m = shrinkstats.moments(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.isfinite(m.mean).all()
+    assert peak < x.nbytes / 2
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_means_whose_sums_leave_the_range_under_jax(double):
+    jax = pytest.importorskip("jax")
+    with jax.enable_x64(double):
+        x = far_out() if double else (far_out() / LARGEST * np.finfo("f").max).astype("f")
+        x[:, 4] = 1.0
+        mean = np.ldexp(np.ldexp(x.astype(float), -9).mean(axis=(0, 2, 3)), 9)
+        found = jax.jit(shrinkstats.moments)(x)
+        np.testing.assert_allclose(found.mean, mean, rtol=1e-14 if double else 1e-5)
+        np.testing.assert_array_equal(found.var()[:3], [np.inf, np.inf, 0])
+        found = jax.vmap(shrinkstats.moments)(x[None])
+        np.testing.assert_allclose(found.mean[0], mean, rtol=1e-14 if double else 1e-5)
+        slope = jax.grad(lambda v: shrinkstats.moments(v).mean.sum())(x)
+        np.testing.assert_allclose(slope, np.full(x.shape, 5 / x.size), rtol=1e-6)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax", "array_api_strict"])
+def test_an_infinite_variance_gives_zeros(library):
+    module = pytest.importorskip("jax.numpy" if library == "jax" else library)
+    x = far_out()
+    for rule in (BatchStatistics(), Stein(), RobustNorm(), MinMaxNorm()):
+        context = pytest.importorskip("jax").enable_x64(True) if library == "jax" else nullcontext()
+        with context, np.errstate(over="ignore"):  # of RobustNorm's range
+            y = np.asarray(shrinkstats.normalize(module.asarray(x), rule))
+        assert np.isfinite(y).all()
+        np.testing.assert_array_equal(y[:, [0, 2]], 0)
+
+
+def test_an_infinite_variance_gives_zeros_in_a_network():
+    torch = pytest.importorskip("torch")
+    layers = pytest.importorskip("shrinkstats.adapters.torch")
+    for size in (1.0, 1e-8, 1e-150):
+        x = torch.from_numpy(far_out() * size)
+        expected = shrinkstats.moments(x)
+        for rule in (BatchStatistics(), RobustNorm()):
+            layer = layers.ShrinkBatchNorm2d(5, rule, momentum=1.0).double()
+            y = layer(x).detach()
+            assert bool(y.isfinite().all())
+            assert rule != BatchStatistics() or not y[:, :3].any()
+            torch.testing.assert_close(layer.running_mean, expected.mean, rtol=1e-12, atol=1e-310)
+            torch.testing.assert_close(layers.fused.plain(x, None, None, layers.fused.Rule(rule, None, 1e-5)), y)
 
 
 def constant_data():

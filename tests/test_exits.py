@@ -53,3 +53,51 @@ def test_a_program_that_ends_in_the_middle_of_a_pass():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done
     assert int(done.stdout) == 4
+
+
+LATE = """
+import sys
+import numpy as np
+import shrinkstats
+from shrinkstats.estimators import BatchStatistics
+
+X, rule = np.ones((4, 3, 5)), BatchStatistics()
+calls = {
+    "moments": lambda: shrinkstats.moments(X),
+    "normalize": lambda: shrinkstats.normalize(X, rule),
+    "james_stein": lambda: shrinkstats.james_stein(X[0, :, 0], 0.1),
+}
+call = calls[sys.argv[1]]
+if sys.argv[2] == "used":
+    call()
+
+class Late:
+    def __init__(self, call):
+        self.call, self.cycle = call, self
+
+    def __del__(self):
+        self.call()
+        sys.stdout.write("computed")
+
+late = Late(call)
+"""
+
+
+@pytest.mark.parametrize("used", ["used", "new"])
+@pytest.mark.parametrize("name", ["moments", "normalize", "james_stein"])
+def test_what_is_called_when_modules_are_gone(name, used):
+    """By the last object to be deleted: Python only prints the error."""
+    command = [sys.executable, "-c", LATE, name, used]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done
+    clear = "RuntimeError: Python is shutting down" in done.stderr and "atexit.register" in done.stderr
+    assert (done.stdout, done.stderr) == ("computed", "") or clear, done
+
+
+@pytest.mark.parametrize("name", ["moments", "normalize", "james_stein"])
+def test_what_is_called_at_exit(name):
+    """For the first time, which compiles and imports."""
+    program = LATE.replace("late = Late(call)", "import atexit; atexit.register(lambda: print(len(repr(call())) > 9))")
+    command = [sys.executable, "-c", program, name, "new"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", ""), done

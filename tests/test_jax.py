@@ -123,6 +123,35 @@ def test_moments_in_a_scan():
     check_equal(total, shrinkstats.moments(X) + shrinkstats.moments(X + 1))
 
 
+def test_a_sum_of_moments_in_a_scan():
+    """The parts come out, as the documentation says; a sum cannot be carried, and JAX says which counts differ."""
+    batches = np.random.default_rng(1).normal(size=(5, *X.shape))
+    first = jax.jit(shrinkstats.moments)(X)
+    with pytest.raises(TypeError, match=r"Moments'> with pytree metadata \(42, 6, .*\(84, 12, "):
+        jax.lax.scan(lambda m, x: (m + shrinkstats.moments(x), None), first, batches)
+
+    @jax.jit
+    def parts_of(batches):
+        return jax.lax.scan(lambda _, x: (None, shrinkstats.moments(x)), None, batches)[1]
+
+    parts = parts_of(batches)
+    whole = sum(jax.tree.map(lambda v, i=i: v[i], parts) for i in range(len(batches)))
+    check_equal(whole, shrinkstats.moments(batches.reshape(-1, *X.shape[1:])))
+
+
+def test_merging_outside_of_jit_compiles_nothing_anew():
+    parts = [jax.jit(shrinkstats.moments)(X[:n]) for n in (2, 3, 4, 5)]
+    parts[0] + parts[1]
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    try:
+        total = parts[0] + parts[2] + parts[3]
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert total.count == 7 * 11
+    assert not [name for name in compiled if "compile" in name]
+
+
 def test_estimators_and_priors_are_arguments():
     prior = Prior(jnp.asarray(MEAN), jnp.asarray(VAR))
     f = jax.jit(shrinkstats.normalize, static_argnames=("estimator",))

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import weakref
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -257,7 +258,8 @@ def test_contents_that_contradict_each_other_are_refused(what, tmp_path):
 
 
 def test_a_sum_that_left_the_range_is_saved_and_loaded(tmp_path):
+    """As in files of earlier releases, which did not know better."""
     found = shrinkstats.moments(np.full((8, 2), 1.7e308))
-    assert np.isinf(found.mean).all()
+    found = replace(found, mean=found.mean * np.inf, m2=found.m2 * np.nan, sample_mean=found.mean * np.inf)
     found.save(tmp_path / "m.npz")
     np.testing.assert_array_equal(shrinkstats.Moments.load(tmp_path / "m.npz").mean, found.mean)

@@ -193,3 +193,54 @@ def test_tables_of_pandas_are_arrays():
     np.testing.assert_array_equal(shrinkstats.moments(frame).mean, shrinkstats.moments(X[:, :, 0]).mean)
     ours = shrinkstats.james_stein(pandas.Series(V), [0.1] * 4)
     np.testing.assert_array_equal(ours.estimate, shrinkstats.james_stein(V, 0.1).estimate)
+
+
+def coarse():
+    """Arrays of types that are for storage alone."""
+    arrays = {"ml_dtypes": made("ml_dtypes", lambda ml: np.ones((2, 4, 3), ml.float8_e4m3fn)),
+              "int4": made("ml_dtypes", lambda ml: np.ones((2, 4, 3), ml.int4)),
+              "torch": made("torch", lambda torch: torch.ones(2, 4, 3).to(torch.float8_e5m2)),
+              "jax": made("jax.numpy", lambda jnp: jnp.ones((2, 4, 3), jnp.float8_e4m3fn))}  # fmt: skip
+    return {name: x for name, x in arrays.items() if x is not None}
+
+
+ALONE = {  # an array, with nothing of another library
+    "moments": {"x": X},
+    "normalize": {"x": X, "estimator": BatchStatistics()},
+    "james_stein": {"mean": V, "noise": 0.1},
+    "gamma_stein": {"var": V, "n": 4},
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_types_for_storage_alone(name):
+    argument = next(iter(ALONE[name]))
+    for kind, x in coarse().items():
+        convert = re.escape(f"{argument}.to(torch.float32)" if kind == "torch" else f"{argument}.astype('float32')")
+        expected = rf"^{argument} must hold real numbers, got dtype .*(float8_\w+|int4); .*{convert}"
+        with pytest.raises(TypeError, match=expected):
+            function(name)(**ALONE[name] | {argument: x})
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_keys_of_jax(name):
+    jax = pytest.importorskip("jax")
+    argument = next(iter(ALONE[name]))
+    for make in (lambda key: key, lambda key: jax.random.split(key, 8).reshape(2, 4)):
+        with pytest.raises(TypeError, match=rf"^{argument} holds random keys of JAX; .*jax\.random\.normal"):
+            function(name)(**ALONE[name] | {argument: make(jax.random.key(0))})
+
+
+TRACED = [
+    *(("gamma_stein", "n"), ("ridge", "n"), ("ridge", "strength"), ("soft_threshold", "n"), ("blend", "n")),
+    *(("stein_blend", "kappa"), ("wasserstein_bounds", "n"), ("wasserstein_bounds", "alpha"), ("best_strength", "n")),
+    *(("moments", "axis"), ("moments", "sample_axis"), ("normalize", "eps"), ("normalize", "axis")),
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), TRACED)
+def test_numbers_that_jax_traces(name, argument):
+    jax = pytest.importorskip("jax")
+    arguments = {k: v for k, v in GOOD[name].items() if k != argument}
+    with pytest.raises(TypeError, match=rf'^{argument} must be .*JAX traces.*static_argnames="{argument}"'):
+        jax.jit(lambda v: function(name)(**arguments, **{argument: v}))(GOOD[name][argument])

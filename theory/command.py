@@ -125,10 +125,7 @@ def loss(text: str) -> str | list[float]:
 def verify(estimator: Any, *, workers: int | None, resume: Path | None, **question: Any) -> DominanceReport:
     """The report; what `verify_dominance` does not take is a fault of the request."""
     if resume is not None and resume.exists():
-        try:
-            DominanceReport.load(resume)
-        except (ValueError, RecursionError, OverflowError) as error:
-            raise ValueError(f"{resume}: {error}") from error
+        DominanceReport.load(resume)  # a damaged file is no fault of the request
     with _processes(workers) as executor:
         try:
             return verify_dominance(estimator, executor=executor, path=resume, **question)

@@ -20,6 +20,7 @@ from shrinkstats.theory.identity import SIMPLE, digest, is_ours
 from shrinkstats.theory.sequential import CONCENTRATED, Tally
 
 FORMAT = "shrinkstats dominance report 1"
+NO_REPORT = "not a dominance report as DominanceReport.save writes it"
 ROUNDED = 1e-6  # of the losses: by so much sums of them may differ that were added up in another order
 VERDICTS = ("proved", "dominates", "dominated", "crosses", "undecided")
 
@@ -200,7 +201,7 @@ class DominanceReport:
             if report.verdict not in VERDICTS or not isinstance(report.settings, dict):
                 raise ValueError("no verdict, or no settings")
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(f"not a dominance report as DominanceReport.save writes it: {error}") from error
+            raise ValueError(f"{NO_REPORT}: {_why(error)}") from error
         return report
 
     @classmethod
@@ -208,8 +209,19 @@ class DominanceReport:
         """What :meth:`save` wrote."""
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: {NO_REPORT}: it is not text") from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def _why(error: Exception) -> str:
+    """In words about the file, not about what Python did with it."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is cut short or damaged at line {error.lineno}" if error.doc.strip() else "it is empty"
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]}"
+    return str(error) if type(error) is ValueError else "it is JSON of another structure"
 
 
 def _row(content: dict[str, Any], sure: bool) -> Row:
@@ -217,14 +229,12 @@ def _row(content: dict[str, Any], sure: bool) -> Row:
     tally = content["tally"]
     if type(tally["replicates"]) is not int:
         raise ValueError(f"the number of replicates is {tally['replicates']!r}")
-    numbers = [float(tally[name]) for name in Tally._fields[1:]]
-    row = Row(
-        float(content["radius"]),
-        str(content["direction"]),
-        float(content["lower"]),
-        float(content["upper"]),
-        Tally(tally["replicates"], *numbers),
-    )
+    try:
+        numbers = [float(tally[name]) for name in Tally._fields[1:]]
+        radius, lower, upper = (float(content[name]) for name in ("radius", "lower", "upper"))
+    except ValueError as error:
+        raise ValueError(f"no simulation has such a row: {content}") from error
+    row = Row(radius, str(content["direction"]), lower, upper, Tally(tally["replicates"], *numbers))
     if not 0 <= row.radius < math.inf or row.tally.replicates < 1 or not (sure or _plausible(row)):
         raise ValueError(f"no simulation has such a row: {content}")
     return row

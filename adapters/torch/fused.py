@@ -79,10 +79,12 @@ def plain(x: Tensor, weight: Tensor | None, bias: Tensor | None, rule: Rule) -> 
     prior = None if rule.prior is None else _tensors(rule.prior, rule.moments.mean)
     rule.statistics = rule.estimator.statistics(rule.moments, prior)
     center, spread = rule.statistics
-    slope = 1 / rule.estimator.scale(spread, rule.eps)
+    scale = rule.estimator.scale(spread, rule.eps)
+    slope = 1 / scale
     if weight is not None:
         slope = slope * weight
     pivot = center.detach().to(torch.promote_types(x.dtype, torch.float32)).to(center.dtype)
+    pivot = pivot.where(~scale.isinf(), 0)  # times 0, a difference beyond the range is NaN
     shift = (pivot - center) * slope
     if bias is not None:
         shift = shift + bias
@@ -152,6 +154,8 @@ def _moments(x: Tensor, extremes: bool) -> tuple[Moments, Any]:
     means, _, squares = groups[:3]
     size = count // samples
     mean, m2, sample_m2 = cpu.merge(means, squares, count // len(means))
+    if x.dtype == torch.float64 and not np.isfinite(m2).all():
+        mean, m2, _, _, sample_m2 = cpu.moments(array(x), 1, 0)  # sums may have left the range
     low, high = (groups[3].min(axis=0), groups[4].max(axis=0)) if extremes else [np.full(channels, np.nan)] * 2
     sample_m2 = m2 if alone else float(size) * size * sample_m2
     return Moments(count, samples, mean, m2, low, high, samples * float(size) * size, mean, sample_m2), means

@@ -23,7 +23,7 @@ from types import ModuleType
 import numpy as np
 from array_api_compat import is_cupy_array, is_dask_array
 
-from shrinkstats._arrays import Array, is_numpy, is_torch_array
+from shrinkstats._arrays import Array, check_running, is_numpy, is_torch_array
 from shrinkstats.kernels.cuda import DATA
 
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
@@ -32,6 +32,7 @@ DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
 
 def supports(x: Array) -> bool:
     """Whether compiled kernels read this array as it lies."""
+    check_running()
     if is_numpy(x):
         if DISABLED:
             return False

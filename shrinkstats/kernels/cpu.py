@@ -42,6 +42,7 @@ __all__ = [
     "reduce_grad",
 ]
 
+SMALLER = 2.0**600  # data divided by it have sums and squares within the range
 BLOCKS = 64  # into which one long run is cut, so that threads can share it
 
 
@@ -93,8 +94,29 @@ def _of_groups(memory: Data, grid: Layout, extremes: bool) -> GroupMoments:
 
 def moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector, Vector, Vector, Vector]:
     """Per channel: mean, sum of squared deviations, minimum, maximum, and the same sum for the samples' means."""
+    found = _moments(x, axis, sample_axis)
+    mean, m2, low, high, sample_m2 = found
+    if x.dtype.itemsize < 8 or m2.max() < math.inf:
+        return found
+    lost = ~np.isfinite(m2) & np.isfinite(low) & np.isfinite(high)
+    if not lost.any():  # NaN or infinity in the data
+        return found
+    anew = converted.moments(_of_smaller, _join, x, axis, sample_axis)
+    with np.errstate(over="ignore"):
+        mean = np.where(lost, anew[0] * SMALLER, mean)
+        m2, sample_m2 = (np.where(lost, anew[i] * SMALLER * SMALLER, found[i]) for i in (1, 4))
+    return mean, m2, low, high, sample_m2
+
+
+def _of_smaller(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector, Vector, Vector, Vector]:
+    """Of a copy, in a unit in which no sum leaves the range."""
+    x /= SMALLER
+    return _moments(x, axis, sample_axis)
+
+
+def _moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector, Vector, Vector, Vector]:
     if not converted.reads(x):
-        return converted.moments(moments, _join, x, axis, sample_axis)  # type: ignore[no-any-return]
+        return converted.moments(_moments, _join, x, axis, sample_axis)  # type: ignore[no-any-return]
     samples = x.size // x.shape[axis] if sample_axis is None else x.shape[sample_axis]
     if x.size == x.shape[axis]:  # one element a channel
         mean = x.reshape(-1).astype(np.float64)

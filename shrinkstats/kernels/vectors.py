@@ -179,7 +179,9 @@ def affine_lines(center, scale, weight, bias, lines):
     _check_optional(channels, (weight.size, bias.size))
     _check_lines(lines, 3, channels)
     slope, shift = np.empty(channels), np.empty(channels)
-    _spread(center, lines[0])
+    for c in range(channels):  # times 0, a difference beyond the range is NaN
+        shift[c] = 0.0 if math.isinf(scale[c]) else center[c]
+    _spread(shift, lines[0])
     for c in range(channels):
         slope[c] = (weight[c] if weight.size else 1.0) / scale[c]
         shift[c] = (lines[0, c] - center[c]) * slope[c] + (bias[c] if bias.size else 0.0)
