@@ -15,7 +15,10 @@ from shrinkstats._files import whole
 
 NUMBERS = ("count", "samples", "sample_weight")
 ROUNDING = 1e-6  # of means and weights in float32
-VECTORS = ("mean", "m2", "minimum", "maximum", "sample_mean", "sample_m2")
+OF_NOTHING = {
+    "mean": math.nan, "m2": 0.0, "minimum": math.inf, "maximum": -math.inf, "sample_mean": math.nan, "sample_m2": 0.0
+}  # fmt: skip
+VECTORS = tuple(OF_NOTHING)
 
 
 def write(path: Path, fields: dict[str, NDArray[Any]]) -> None:
@@ -63,6 +66,9 @@ def _checked(fields: dict[str, NDArray[Any]]) -> dict[str, Any]:
     count, samples, weight = (numbers[name] for name in NUMBERS)
     if not (0 <= samples <= count and (samples > 0) == (count > 0) and 0 <= weight < math.inf):
         raise ValueError(f"count={count}, samples={samples}, sample_weight={weight} cannot be")
+    for name, value in OF_NOTHING.items():
+        if not count and (weight or not np.array_equal(fields[name], np.full(shape, value), equal_nan=True)):
+            raise ValueError(f"count=0, but {'sample_weight' if weight else name} is not that of no data")
     if samples and not (count <= 2**53 and count * (count / samples) <= weight * (1 + ROUNDING) <= count**2 * 1.01):
         raise ValueError(f"count={count}, samples={samples}, sample_weight={weight} cannot be")
     for name in ("m2", "sample_m2"):

@@ -112,6 +112,7 @@ def good():
         ({"count": np.array(0)}, "cannot be"),
         ({"samples": np.array(5)}, "cannot be"),
         ({"sample_weight": np.array(np.nan)}, "cannot be"),
+        ({"sample_weight": np.array(-0.5)}, "cannot be"),
         ({"extra": np.zeros(1)}, "it holds .*extra.npy; expected"),
         ({"mean": np.array([{}, {}, {}])}, "allow_pickle=False"),
     ],
@@ -119,6 +120,15 @@ def good():
 def test_other_contents_are_an_error(change, reason, tmp_path):
     np.savez(tmp_path / "m.npz", **(good() | change))
     with pytest.raises(ValueError, match=reason):
+        Moments.load(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize("name", FIELDS[2:])
+def test_no_data_have_no_numbers(name, tmp_path):
+    nothing = Moments.empty(3)
+    fields = {field: np.asarray(getattr(nothing, field)) for field in FIELDS}
+    np.savez(tmp_path / "m.npz", **(fields | {name: np.ones_like(fields[name])}))
+    with pytest.raises(ValueError, match=f"count=0, but {name} is not that of no data"):
         Moments.load(tmp_path / "m.npz")
 
 
