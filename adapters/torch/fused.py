@@ -62,9 +62,9 @@ def computed_now(x: Tensor) -> bool:
     """Whether x is an ordinary tensor of numbers, neither traced nor transformed."""
     return (
         type(x) in ORDINARY
-        and x.layout is torch.strided
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
+        and not torch._C._functorch.is_legacy_batchedtensor(x)  # gradients of several outputs at once
         and not torch.jit.is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0  # no mode that records operations
         and forward_ad._current_level < 0
@@ -111,8 +111,8 @@ class _FusedNormalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():  # someone wants to differentiate the gradient
-            return (*_plain_gradient(ctx, x, weight, bias, g), None)
+        if torch.is_grad_enabled() or not computed_now(g):  # someone wants to differentiate the gradient, or several
+            return (*plain_gradient(ctx, x, weight, bias, g), None)
         rule, batch, statistics = ctx.rule, ctx.rule.moments, ctx.rule.statistics
         data, gradient = dense(x), dense(g)
         sums = _reduce(gradient, data, batch.mean)
@@ -253,12 +253,14 @@ def _synchronize(rule: Rule, x: Tensor) -> None:
         rule.prior = rule.prior_of(rule.moments.samples)
 
 
-def _plain_gradient(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor) -> list[Tensor | None]:
-    """The gradients as a graph of plain operations, which can be differentiated again."""
-    inputs = (x, weight, bias)
-    y = plain(x, weight, bias, replace(ctx.rule, prior_of=None))
+def plain_gradient(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor) -> list[Tensor | None]:
+    """The gradients by plain operations, which can be differentiated again, and take any kind of tensor."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [v if v is None else v.view_as(v) for v in (x, weight, bias)]  # one may come from another
+        y = plain(*inputs, replace(ctx.rule, prior_of=None))
     wanted = [v for v, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
-    found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
+    found = iter(torch.autograd.grad(y, wanted, g, create_graph=again))
     return [next(found) if needed else None for needed in ctx.needs_input_grad[:3]]
 
 
