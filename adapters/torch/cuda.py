@@ -60,7 +60,7 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled() or not fused.computed_now(g):
+        if torch.is_grad_enabled() or not fused.ordinary(g):
             return (*fused.plain_gradient(ctx, x, weight, bias, g), None)
         data = _compact(x)
         g = _as_it_lies(g, data)

@@ -60,13 +60,17 @@ def fits(x: Tensor, group: Any = None) -> bool:
 
 def computed_now(x: Tensor) -> bool:
     """Whether x is an ordinary tensor of numbers, neither traced nor transformed."""
+    return ordinary(x) and torch._C._len_torch_dispatch_stack() == 0  # no mode that records operations
+
+
+def ordinary(x: Tensor) -> bool:
+    """Whether x stands for nothing but its numbers, whoever may be watching."""
     return (
         type(x) in ORDINARY
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._functorch.is_legacy_batchedtensor(x)  # gradients of several outputs at once
         and not torch.jit.is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0  # no mode that records operations
         and forward_ad._current_level < 0
     )
 
@@ -111,7 +115,7 @@ class _FusedNormalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled() or not computed_now(g):  # someone wants to differentiate the gradient, or several
+        if torch.is_grad_enabled() or not ordinary(g):  # someone wants to differentiate the gradient, or several
             return (*plain_gradient(ctx, x, weight, bias, g), None)
         rule, batch, statistics = ctx.rule, ctx.rule.moments, ctx.rule.statistics
         data, gradient = dense(x), dense(g)
