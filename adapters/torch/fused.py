@@ -259,6 +259,12 @@ def _synchronize(rule: Rule, x: Tensor) -> None:
 
 def plain_gradient(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor) -> list[Tensor | None]:
     """The gradients by plain operations, which can be differentiated again, and take any kind of tensor."""
+    batched = torch._C._functorch.is_legacy_batchedtensor(g) or torch._C._functorch.is_batchedtensor(g)
+    if batched and ctx.rule.group is not None:
+        raise RuntimeError(
+            "ranks cannot share several gradients at once (is_grads_batched, vectorize, vmap): take one after the "
+            "other, or set the layer's process_group to None before the forward pass"
+        )
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = [v if v is None else v.view_as(v) for v in (x, weight, bias)]  # one may come from another
