@@ -148,20 +148,24 @@ class Moments:
             return self._noise_of_any_number()
         if self.samples < 2:
             return self.var(ddof=1) / self.count if self.count else self.m2 * math.nan
-        squares = self.sample_m2
-        if not self._equal_samples:
-            offset = self.sample_mean - self.mean
-            squares = squares + self.sample_weight * offset * offset
-        return squares * self.noise_scale
+        return self._sample_squares * self.noise_scale
 
     def _noise_of_any_number(self) -> Array:
-        """The same of samples of one size in array operations alone, for a graph that leaves their number open."""
+        """The same in array operations alone, for a graph that leaves open how many samples there are."""
         xp = namespace(m2=self.m2)
         one = xp.ones_like(self.m2)
         samples, count = one * self.samples, one * self.count
         alone = samples < 2
-        among = self.sample_m2 / xp.where(alone, one, samples - 1) * samples / count
+        among = self._sample_squares / xp.where(alone, one, samples - 1) * samples / count
         return xp.where(alone, self.m2 / (count - 1), among) / count
+
+    @property
+    def _sample_squares(self) -> Array:
+        """The sum of squared deviations of the samples' means from `mean`, by their weights."""
+        if self._equal_samples:
+            return self.sample_m2
+        offset = self.sample_mean - self.mean
+        return self.sample_m2 + self.sample_weight * offset * offset
 
     @property
     def _equal_samples(self) -> bool:
