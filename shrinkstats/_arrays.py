@@ -234,6 +234,15 @@ def can_look(x: Array) -> bool:
     return not (is_cupy_array(x) or is_dask_array(x))
 
 
+def leaves_open(x: Array, n: object) -> bool:
+    """Whether x is of a graph of PyTorch in which n may be any number: a symbol, or under torch.jit.trace a tensor."""
+    if not is_torch_array(x):
+        return False
+    import torch
+
+    return torch.compiler.is_compiling() or not isinstance(n, (int, float))
+
+
 def nonnegative(name: str, x: Array, xp: Namespace) -> Array:
     """x, with a negative entry as an error; as NaN where looking would stall a device or break a trace."""
     if can_look(x):

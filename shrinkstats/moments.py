@@ -21,6 +21,7 @@ from shrinkstats._arrays import (
     check_channels,
     is_numpy,
     is_torch_array,
+    leaves_open,
     namespace,
     nonnegative,
     statistics_dtype,
@@ -150,13 +151,28 @@ class Moments:
         of other sizes count by their squared weight. A single sample falls back on ``var(ddof=1) / count``, as
         if its elements were independent, which as a rule is too small. A single observation gives NaN.
         """
+        if leaves_open(self.m2, self.samples):
+            return self._noise_of_any_number()
         if self.samples < 2:
             return self.var(ddof=1) / self.count if self.count else self.m2 * math.nan
-        squares = self.sample_m2
-        if not self._equal_samples:
-            offset = self.sample_mean - self.mean
-            squares = squares + self.sample_weight * offset * offset
-        return squares * self.noise_scale
+        return self._sample_squares * self.noise_scale
+
+    def _noise_of_any_number(self) -> Array:
+        """The same in array operations alone, for a graph that leaves open how many samples there are."""
+        xp = namespace(m2=self.m2)
+        one = xp.ones_like(self.m2)
+        samples, count = one * self.samples, one * self.count
+        alone = samples < 2
+        among = self._sample_squares / xp.where(alone, one, samples - 1) * samples / count
+        return xp.where(alone, self.m2 / (count - 1), among) / count
+
+    @property
+    def _sample_squares(self) -> Array:
+        """The sum of squared deviations of the samples' means from `mean`, by their weights."""
+        if self._equal_samples:
+            return self.sample_m2
+        offset = self.sample_mean - self.mean
+        return self.sample_m2 + self.sample_weight * offset * offset
 
     @property
     def _equal_samples(self) -> bool:
@@ -378,8 +394,8 @@ def _of_array(x: Array, axis: int, sample_axis: int | None) -> Moments:
         return Moments(count, count, mean, m2, low, high, float(count), mean, m2)
     mean, m2, low, high, sample_m2 = backend.moments(x, axis, sample_axis)
     samples = x.shape[sample_axis]
-    size = count // samples
-    weight = float(size) * size
+    size = 1.0 * (count // samples)  # which a graph of PyTorch may leave open: `float` would not
+    weight = size * size
     return Moments(count, samples, mean, m2, low, high, weight * samples, mean, weight * sample_m2)
 
 

@@ -179,6 +179,18 @@ def test_second_derivatives(on_gpu, monkeypatch):
     torch.testing.assert_close(*second, rtol=1e-9, atol=1e-9)
 
 
+@needs_compiler
+def test_several_gradients_at_once(on_gpu, monkeypatch):
+    """They do as well."""
+    monkeypatch.setattr(fused, "plain", PLAIN)
+    (x, weight, bias), _ = tensors((4, 3, 3, 3), torch.float64)
+    y = cuda.normalize(x, weight, bias, fused.Rule(Stein(), None, 1e-5))
+    rows = torch.eye(y.numel(), dtype=y.dtype)[::20].reshape(-1, *y.shape)
+    (found,) = torch.autograd.grad(y, x, rows, is_grads_batched=True, retain_graph=True)
+    for g, each in zip(rows, found, strict=True):
+        torch.testing.assert_close(each, torch.autograd.grad(y, x, g, retain_graph=True)[0], rtol=1e-6, atol=1e-6)
+
+
 @contextmanager
 def staying_on_the_device():
     """No number is asked for, and none comes from the host: either waits for a device, and breaks CUDA graphs."""

@@ -30,7 +30,16 @@ import torch.distributed as dist  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.distributed import group  # noqa: E402
 
-from shrinkstats.adapters.torch import ShrinkBatchNorm1d, ShrinkBatchNorm2d, convert, fused  # noqa: E402
+from shrinkstats.adapters.torch import (  # noqa: E402
+    ShrinkBatchNorm1d,
+    ShrinkBatchNorm2d,
+    adapt,
+    adapted,
+    convert,
+    fused,
+    revert,
+)
+from shrinkstats.adapters.torch.layers import ShrinkBatchNorm  # noqa: E402
 
 
 class OwnRule(Estimator):
@@ -453,6 +462,86 @@ def test_fully_sharded_parameters_train_as_in_one_process(ranks, number, convert
         for state in states:
             assert isinstance(state, dict), state
             np.testing.assert_allclose(state[name], expected, rtol=1e-8, atol=1e-10, err_msg=name)
+
+
+class Loud(nn.BatchNorm2d):
+    def forward(self, x):
+        return 10 * super().forward(x)
+
+
+def revert_sharded(rank, order):
+    """What a network computes whose layers are divided over the ranks and converted, in some order, and back again."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(rank)).double()
+    model = shardable()
+    if order == "converted first":
+        model[1][1] = Loud(4).double()
+    expected = [copy.deepcopy(model)(x), copy.deepcopy(convert(copy.deepcopy(model), Stein()))(x)]
+    if order == "converted first":
+        convert(model, Stein())
+    mesh = init_device_mesh("cpu", (2,))
+    for part in (model[0][1], model[1][1], model[1], model):
+        fully_shard(part, mesh=mesh)
+    if order == "divided first":
+        convert(model, Stein())
+    torch.testing.assert_close(model(x), expected[1])
+    keys = list(model.state_dict())
+    revert(model)
+    assert list(model.state_dict()) == keys
+    assert not any(isinstance(m, ShrinkBatchNorm) or hasattr(m, "estimator") for m in model.modules())
+    assert type(model[0][1]).__name__ == "FSDPBatchNorm2d"
+    assert isinstance(model[0][1], FSDPModule)
+    y = model(x)
+    torch.testing.assert_close(y, expected[0])
+    y.sum().backward()
+    adapt(model.eval(), PriorBlend(4), exclude=["1"])(x)
+    adapted_class = type(model[0][1])
+    with adapted(model, PriorBlend(2), exclude=["1"]):
+        model(x)
+    assert type(model[0][1]) is adapted_class
+    return "done"
+
+
+@pytest.mark.parametrize("order", ["converted first", "divided first"])
+def test_sharded_layers_are_reverted(ranks, order):
+    if not hasattr(pytest.importorskip("torch.distributed.fsdp"), "fully_shard"):
+        pytest.skip("this PyTorch has no fully_shard")
+    assert ranks(2)(revert_sharded, order) == ["done"] * 2
+
+
+def convert_sharded(rank):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = shardable()
+    model[1][1] = Loud(4).double()
+    fully_shard(model[1][1], mesh=init_device_mesh("cpu", (2,)))
+    before = [type(m) for m in model.modules()]
+    try:
+        convert(model, Stein())
+    finally:
+        assert [type(m) for m in model.modules()] == before
+
+
+def test_a_sharded_layer_with_a_forward_pass_of_its_own_is_refused(ranks):
+    if not hasattr(pytest.importorskip("torch.distributed.fsdp"), "fully_shard"):
+        pytest.skip("this PyTorch has no fully_shard")
+    for message in ranks(2)(convert_sharded):
+        assert "cannot convert 1.1 " in message
+        assert "cannot be tried on parameters shared out over ranks; convert the network before" in message
+
+
+def several_gradients(rank):
+    x, g = whole_batch(2, (3, 2))
+    y = layer_for((3, 2), Stein(), group.WORLD)(x.requires_grad_())
+    torch.autograd.grad(y, x, torch.stack([g, g]), is_grads_batched=True)
+
+
+def test_several_gradients_at_once_are_refused_by_all_ranks(ranks):
+    for message in ranks(2)(several_gradients):
+        assert message.startswith("RuntimeError: ranks cannot share several gradients at once")
 
 
 # --- errors --------------------------------------------------------------------------------------------------------

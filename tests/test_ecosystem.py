@@ -191,6 +191,78 @@ def test_compile_of_an_adapted_layer_for_batches_of_any_size():
     agrees_at_all_sizes(compiled, net)
 
 
+DYNAMIC = ({0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=4), 3: torch.export.Dim("w", min=4)},)
+
+
+def run_onnx_at_any_size(net, x):
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    pytest.importorskip("onnxscript", reason="needs onnxscript")
+    file = io.BytesIO()
+    torch.onnx.export(net, (x,), dynamo=True, verbose=False, dynamic_shapes=DYNAMIC).save(file)
+    session = runtime.InferenceSession(file.getvalue())
+    return lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+def compiled(net, x):
+    torch.compiler.reset()
+    return torch.compile(net, fullgraph=True, dynamic=True, backend="aot_eager")
+
+
+PROGRAMS = {
+    "export": lambda net, x: torch.export.export(net, (x,), dynamic_shapes=DYNAMIC).module(),
+    "export, strict": lambda net, x: torch.export.export(net, (x,), dynamic_shapes=DYNAMIC, strict=True).module(),
+    "trace": torch.jit.trace,
+    "compile": compiled,
+    "onnx": run_onnx_at_any_size,
+}
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:not calibrated:UserWarning")
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")  # constants pass by float32
+@pytorch_s_own_warnings
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    ("rule", "calibrated", "rows"),
+    [(Stein(), False, 1), (SteinBlend(), False, 1), (SteinBlend(), True, 2)],
+    ids=["Stein", "uncalibrated", "calibrated"],
+)
+def test_programs_for_images_of_any_number_and_size(rule, calibrated, rows, program):
+    """A single image, whose noise comes from its pixels, and other images than the program was made with."""
+    net = Pairs().eval() if rows == 2 else nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    if calibrated:
+        calibrate(net, [random(16, 3, 8, 8, seed=1)])
+    adapt(net, rule)
+    call = PROGRAMS[program](net, random(4, 3, 8, 8))
+    for n, h, w in ((1, 8, 8), (2, 8, 8), (7, 8, 8), (5, 10, 6), (1, 12, 9), (32, 6, 6)):
+        x = random(n, 3, h, w, seed=n) + 1
+        torch.testing.assert_close(call(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+class Pairs(nn.Module):
+    """Every image is two rows of its batch norm layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(torch.stack([y, 2 * y + 1], 1).flatten(0, 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("strict", [True, False])
+def test_export_of_training_for_images_of_any_number_and_size(strict):
+    layer = ShrinkBatchNorm2d(3, Stein())
+    twin = copy.deepcopy(layer)
+    program = torch.export.export(twin, (random(4, 3, 8, 8),), dynamic_shapes=DYNAMIC, strict=strict).module()
+    for n, h, w in ((2, 8, 8), (1, 12, 9), (5, 10, 6)):
+        x = random(n, 3, h, w, seed=n) + 1
+        torch.testing.assert_close(program(x), layer(x), rtol=1e-4, atol=1e-5)
+    assert_same_state(program, layer, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5])
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 100])
 def test_noise_for_a_size_that_a_graph_leaves_open(rows, n):

@@ -218,6 +218,87 @@ def test_adapt_and_convert_that_fail_change_nothing():
             assert_as_before(net, before)
 
 
+# --- which tensor is the images --------------------------------------------------------------------------------
+
+
+class Masked(nn.Module):
+    """Takes more than images, before them."""
+
+    def __init__(self, flat=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.flat = Net(), flat
+        self.last = nn.BatchNorm1d(4)
+
+    def forward(self, mask, images, statistics=None):
+        y = self.net.conv(images) + 0 * mask.mean()
+        if self.flat:
+            return self.last(y.flatten(2).transpose(1, 2).flatten(0, 1))
+        return self.last(self.net.norm(y).mean((2, 3)))
+
+
+MASKS = {
+    "tokens": torch.ones(16, 16),
+    "a time step": torch.ones(1),
+    "two steps": torch.ones(2),
+    "a number": torch.ones(()),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [8, 1])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("call", ["keywords", "keywords, and a forward", "positions"])
+def test_images_are_counted_whatever_enters_before_them(call, mask, rows):
+    loader = [
+        {"mask": MASKS[mask], "images": x, "statistics": torch.ones(3)} for x in (*IMAGES.split(rows), IMAGES[:2])
+    ]
+    forward = {
+        "keywords": None,
+        "keywords, and a forward": lambda model, batch: model(**batch),
+        "positions": lambda model, batch: model(batch["mask"], batch["images"]),
+    }[call]
+    net = calibrate(Masked().eval(), loader, forward=forward, batches=100)
+    expected = calibrate(Masked().net.eval(), [batch["images"] for batch in loader], batches=100)
+    assert (net.net.norm.image_rows, net.last.image_rows) == (1, 1)
+    torch.testing.assert_close(net.net.norm.noise_mean, expected.norm.noise_mean)
+    report = shift_report(net, loader, forward=forward)
+    assert (report.images, report.rows[0]["n"]) == (26, rows)
+    adapt(net, PriorBlend(3))
+    with grouped(net, 1):
+        y = net(**loader[0])
+    torch.testing.assert_close(y[:1], net(MASKS[mask], loader[0]["images"][:1]))
+
+
+def test_what_says_nothing_of_the_number_of_images_is_named():
+    loader = [{"mask": MASKS["tokens"], "images": x} for x in IMAGES.split(8)]
+    for call in (calibrate, shift_report):
+        net = Masked(flat=True).eval()
+        before = everything(net)
+        with pytest.raises(
+            ValueError, match=r"layer last sees 128 rows.*Masked \(mask of length 16, images of length 8\)"
+        ):
+            call(net, loader)
+        assert_as_before(net, before)
+    net = calibrate(
+        Masked(flat=True).eval(),
+        loader,
+        forward=lambda model, batch: model(images=batch["images"], mask=batch["mask"]),
+        exclude=["net"],
+    )
+    assert net.last.image_rows == 16
+    assert shift_report(net, loader, exclude=["net"]).images == 24  # which is known now
+    adapt(net, PriorBlend(3), exclude=["net"])
+    with grouped(net, 2):
+        net(**loader[0])
+
+
+def test_a_forward_that_calls_the_network_for_batches_of_several_sizes():
+    net = calibrate(Net().eval(), [IMAGES], forward=lambda model, x: (model(x[:16]), model(x[16:])))
+    torch.testing.assert_close(net.norm.noise_mean, net.conv(IMAGES).mean((2, 3)).var(0).detach())
+    assert shift_report(net, [IMAGES], forward=lambda model, x: (model(x[:16]), model(x[16:]))).images == 24
+
+
 # --- exclude ---------------------------------------------------------------------------------------------------
 
 

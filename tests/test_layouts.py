@@ -13,8 +13,17 @@ from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, Ridge, Ro
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 
 from torch import nn  # noqa: E402
+from torch.autograd import forward_ad  # noqa: E402
 
-from shrinkstats.adapters.torch import ShrinkBatchNorm1d, ShrinkBatchNorm2d, ShrinkBatchNorm3d, fused, openmp  # noqa: E402
+from shrinkstats.adapters.torch import (  # noqa: E402
+    ShrinkBatchNorm1d,
+    ShrinkBatchNorm2d,
+    ShrinkBatchNorm3d,
+    adapt,
+    calibrate,
+    fused,
+    openmp,
+)
 from shrinkstats.kernels import team  # noqa: E402
 
 LAYERS = {2: (ShrinkBatchNorm1d, nn.BatchNorm1d), 3: (ShrinkBatchNorm1d, nn.BatchNorm1d),
@@ -164,6 +173,83 @@ def test_gradients_of_gradients(estimator):
         return torch.func.functional_call(copy.deepcopy(layer), {"weight": weight, "bias": bias}, (x,))
 
     assert torch.autograd.gradgradcheck(forward, (x, *vectors))
+
+
+SEVERAL = {
+    "is_grads_batched": lambda y, leaves, rows: torch.autograd.grad(
+        y, leaves, rows, is_grads_batched=True, retain_graph=True
+    ),
+    "differentiable": lambda y, leaves, rows: torch.autograd.grad(
+        y, leaves, rows, is_grads_batched=True, create_graph=True
+    ),
+    "vmap": lambda y, leaves, rows: torch.func.vmap(lambda g: torch.autograd.grad(y, leaves, g, retain_graph=True))(
+        rows
+    ),
+}
+
+
+def layer_in(mode, estimator):
+    generator = torch.Generator().manual_seed(1)
+    layer = ShrinkBatchNorm2d(4, estimator, dtype=torch.float64).train(mode == "training")
+    layer.running_mean.normal_(generator=generator)
+    if mode in ("adapted", "stream"):
+        calibrate(layer, [torch.randn(16, 4, 3, 3, generator=generator, dtype=torch.float64)])
+        adapt(layer, estimator, memory=8 if mode == "stream" else None)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("mode", "estimator"),
+    [
+        *itertools.product(["training", "evaluation", "adapted"], [Stein(), RobustNorm(), SteinBlend()]),
+        ("stream", SteinBlend()),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("way", SEVERAL)
+def test_several_gradients_at_once_are_those_of_a_loop(way, estimator, mode):
+    layer, generator = layer_in(mode, estimator), torch.Generator().manual_seed(2)
+    x = torch.randn(3, 4, 2, 2, generator=generator, dtype=torch.float64).add(1).requires_grad_()
+    leaves = (x, layer.weight, layer.bias)
+    y = layer(x)
+    rows = torch.randn(5, *y.shape, generator=generator, dtype=torch.float64)
+    expected = zip(*(torch.autograd.grad(y, leaves, g, retain_graph=True) for g in rows), strict=True)
+    for found, each in zip(SEVERAL[way](y, leaves, rows), expected, strict=True):
+        torch.testing.assert_close(found, torch.stack(each))
+
+
+@pytest.mark.parametrize("mode", ["training", "adapted"])
+def test_a_jacobian_of_all_rows_at_once(mode):
+    layer = layer_in(mode, SteinBlend())
+    x = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[..., None]
+    rowwise, whole = (
+        torch.autograd.functional.jacobian(copy.deepcopy(layer), x, vectorize=at_once) for at_once in (False, True)
+    )
+    torch.testing.assert_close(whole, rowwise)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")  # PyTorch's own
+def test_a_gradient_of_dual_numbers():
+    """Forward mode over a backward pass whose forward pass is over."""
+    layer = layer_in("training", Stein())
+    x, g, step = torch.randn(3, 3, 4, 2, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x.requires_grad_()
+    y = layer(x)
+    with forward_ad.dual_level():
+        (dx,) = torch.autograd.grad(y, x, forward_ad.make_dual(g, step), retain_graph=True)
+        tangent = forward_ad.unpack_dual(dx).tangent
+    torch.testing.assert_close(tangent, torch.autograd.grad(y, x, step)[0])
+
+
+def test_a_weight_that_comes_from_the_input_has_a_gradient_of_its_own():
+    layer, x = ShrinkBatchNorm2d(4, Stein(), dtype=torch.float64), lying("4-D", torch.float64)[:, :4].requires_grad_()
+    weight = x.mean((0, 2, 3))
+    y = torch.func.functional_call(layer, {"weight": weight}, (x,))
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found, expected = (
+        torch.autograd.grad(y, x, g, create_graph=again, retain_graph=True)[0] for again in (True, False)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_gradient_penalty():

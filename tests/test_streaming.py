@@ -350,3 +350,71 @@ def test_the_same_images_again_are_images_too(net):
     for _ in range(3):
         net(torch.ones(4, 3, 8, 8))
     assert net[1].adaptation.state.long.weight > 8
+
+
+# --- passes that are refused ---------------------------------------------------------------------------------------
+
+
+class Tokens(nn.Module):
+    """Its second layer sees nine rows of every image, once it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.flat = nn.BatchNorm2d(4), nn.BatchNorm1d(4), False
+
+    def forward(self, x):
+        y = self.stem(x).flatten(2)
+        return self.norm(y.transpose(1, 2).flatten(0, 1) if self.flat else y)
+
+
+REFUSED = {
+    "rows": lambda net, x: (setattr(net, "flat", True), net(x)),
+    "rows of calibrated images": lambda net, x: (setattr(net.norm, "image_rows", 5), net(x)),
+    "channels": lambda net, x: (setattr(net.norm, "running_mean", torch.zeros(3)), net(x)),
+    "interrupted": lambda net, x: (setattr(net.norm, "_watch", interrupt), net(x)),
+}
+
+
+def interrupt(x):
+    raise KeyboardInterrupt
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("used", [0, 1, RECALLED + 1])
+@pytest.mark.parametrize("kind", REFUSED)
+def test_nothing_of_a_refused_pass_is_remembered(kind, used):
+    net = adapt(Tokens().eval(), PriorBlend(4), memory=16)
+    for x in torch.randn(used, 4, 4, 3, 3):
+        net(x)
+    twin, x = copy.deepcopy(net), torch.randn(4, 4, 3, 3)
+    states = [vars(layer.adaptation.state) for layer in (net.stem, net.norm)]
+    before = [{**state, "seen": state["seen"].copy()} for state in states]
+    for _ in range(2):
+        with pytest.raises((ValueError, RuntimeError, KeyboardInterrupt)):
+            REFUSED[kind](net, x)
+        for layer, state in zip((net.stem, net.norm), before, strict=True):
+            assert vars(layer.adaptation.state).keys() == state.keys()
+            assert all(a is b for a, b in zip(layer.adaptation.state.seen, state["seen"], strict=True))
+            assert layer.adaptation.state.long is state["long"]
+            assert layer.adaptation.state.recent is state["recent"]
+    net.flat, net.norm.image_rows, net.norm._watch = False, 1, None
+    net.norm.running_mean = twin.norm.running_mean.clone()
+    assert torch.equal(net(x), twin(x))
+
+
+@torch.no_grad()
+def test_streams_from_a_file_know_the_other_layers_of_their_network():
+    state = adapt(Tokens().eval(), PriorBlend(4), memory=16).state_dict()
+    nets = [adapt(Tokens().eval(), PriorBlend(4)) for _ in range(2)]
+    for net in nets:
+        net.load_state_dict(state)
+        net.flat = True
+    assert nets[0].stem.adaptation.peers is nets[0].norm.adaptation.peers
+    assert nets[0].norm.adaptation.peers is not nets[1].norm.adaptation.peers
+    for net in nets:
+        with pytest.raises(ValueError, match=r"layer norm sees 36 rows where layer stem sees 4"):
+            net(torch.randn(4, 4, 3, 3))
+        assert net.stem.adaptation.state.long is None
+    for net in nets:
+        net.flat = False
+    nets[0](torch.randn(4, 4, 3, 3)), nets[1](torch.randn(8, 4, 3, 3))  # networks that know nothing of each other

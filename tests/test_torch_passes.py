@@ -177,6 +177,20 @@ def test_compiled_by_torch():
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("way", ["trace", "compile"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")  # PyTorch's own
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_noise_of_samples_of_several_sizes_in_a_graph(way):
+    def noise(x, y):
+        return (shrinkstats.moments(x) + shrinkstats.moments(y)).noise
+
+    torch.compiler.reset()
+    first = random(6, 3, 5), random(3, 3, 7, seed=1)
+    found = torch.jit.trace(noise, first) if way == "trace" else torch.compile(noise, backend="aot_eager")
+    for x, y in (first, (random(4, 3, 9), random(2, 3, 2, seed=1))):
+        torch.testing.assert_close(found(x, y), noise(x, y), rtol=1e-6, atol=1e-9)
+
+
 def test_storages_stay_the_users():
     x = random(4, 3, 5).requires_grad_()
     weight = torch.nn.Parameter(random(3))

@@ -227,8 +227,8 @@ def grouped(model: Model, size: int) -> Iterator[Model]:
 
     def look(name: str, layer: ShrinkBatchNorm, x: Tensor) -> None:
         batch_statistics = layer.adaptation is not None or layer.running_mean is None
-        if entry.images is not None and batch_statistics and not layer.training:
-            check_rows(name, layer, x, entry.images)
+        if entry.lengths and batch_statistics and not layer.training:
+            check_rows(name, layer, x, entry.count(name, len(x), layer.image_rows))
 
     try:
         for layer in layers.values():

@@ -71,9 +71,11 @@ def calibrate(
 
     Notes
     -----
-    A batch holds as many images as the first tensor that enters the network is long. A layer that sees k rows for
-    each of them, as after ``x.flatten(0, 1)`` of tokens or points, takes these for the pixels of one image from then
-    on (`image_rows`), in :func:`adapt`, its memory, and :func:`grouped`. To see which rows are whose, one batch is
+    A batch holds as many images as the tensors that enter the network are long. If these differ, the first layer that
+    is reached says which of them are the images: they are as many as its rows. If none are, it is the first tensor
+    that `forward` passes; without `forward` it is an error, which names them. A layer that sees k rows for each image,
+    as after ``x.flatten(0, 1)`` of tokens or points, takes these for the pixels of one image from then on
+    (`image_rows`), in :func:`adapt`, its memory, and :func:`grouped`. To see which rows are whose, one batch is
     looked at once more with its first image in place of the last. Layers where that is not to be seen, or that see a
     number of rows that differs from image to image, are named in an error; `exclude` leaves them out.
     """
@@ -92,7 +94,7 @@ def calibrate(
             if not isinstance(layer, ShrinkBatchNorm):
                 become_shrinking(layer)
         _evaluate_plainly(model, stack)
-        entry = stack.enter_context(Entry(model))
+        entry = stack.enter_context(Entry(model, ordered=forward is not None))
         for run in islice(passes(model, loader, forward, device), batches):
             random = _random_state(device)
             here = _observed(run, found, entry)
@@ -132,7 +134,7 @@ def _observed(run: Callable[[], None], layers: dict[str, Any], entry: Entry) -> 
     seen: dict[str, list[Call]] = {name: [] for name in layers}
 
     def look(name: str, _: Any, x: Tensor) -> None:
-        seen[name].append(Call.of(x, entry.count(name)))
+        seen[name].append(Call.of(x, entry.count(name, len(x))))
 
     with watching(layers, look):
         run()

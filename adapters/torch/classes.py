@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 from weakref import WeakSet
 
@@ -36,19 +38,36 @@ _copied: WeakSet[type] = WeakSet()  # classes whose forward pass is PyTorch's, w
 
 def shrinking_class(layer: _BatchNorm) -> type[ShrinkBatchNorm]:
     """The class that gives a layer our statistics and leaves it what its own class adds."""
-    cls = type(layer)
-    if parametrize.is_parametrized(layer):
-        return _parametrized(cls, _shrinking(cls.__bases__[0]))
-    return _shrinking(cls)
+    return _exchanged(type(layer), parametrize.is_parametrized(layer), _shrinking)
 
 
 def original_class(layer: ShrinkBatchNorm) -> type[_BatchNorm] | None:
     """The class that a layer had; None for somebody's own subclass of a layer of ours."""
-    cls = type(layer)
-    if not parametrize.is_parametrized(layer):
-        return _original(cls)
-    original = _original(cls.__bases__[0])
-    return original and _parametrized(cls, original)
+    return _exchanged(type(layer), parametrize.is_parametrized(layer), _original)
+
+
+def _exchanged(cls: type, parametrized: bool, exchange: Callable[[type], Any]) -> Any:
+    """A class with another beneath what PyTorch's tools have put upon it."""
+    if _is_distributed(cls):
+        inner = _exchanged(cls.__bases__[1], parametrized, exchange)
+        return inner and _distributed(cls, inner)
+    if parametrized:
+        inner = exchange(cls.__bases__[0])
+        return inner and _parametrized(cls, inner)
+    return exchange(cls)
+
+
+def _is_distributed(cls: type) -> bool:
+    """Whether fully_shard, or another of PyTorch's ways to share out a module over ranks, made a class for it."""
+    return len(cls.__bases__) == 2 and cls.__bases__[0].__module__.startswith("torch.distributed.")
+
+
+@cache
+def _distributed(cls: type, inner: type) -> type:
+    """The class that it would have made for another."""
+    first, before = cls.__bases__
+    body = {name: value for name, value in vars(cls).items() if name in ("__module__", "__deepcopy__")}
+    return type(cls.__name__.removesuffix(before.__name__) + inner.__name__, (first, inner), body)
 
 
 def refusal(layer: _BatchNorm) -> str | None:
@@ -67,6 +86,8 @@ def refusal(layer: _BatchNorm) -> str | None:
         return None
     if later:
         return "its own forward pass can be tried only when its parameters are initialized; run the network once before"
+    if _is_distributed(type(layer)) or any(hasattr(p, "full_tensor") for p in layer.parameters()):
+        return "its own forward pass cannot be tried on parameters shared out over ranks; convert the network before"
     trial = Trial(layer, cls, _base(cls))
     problem = trial.problem()
     if problem is not None and trial.normalizes_then_acts():

@@ -60,8 +60,8 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():  # someone wants to differentiate the gradient
-            return (*fused._plain_gradient(ctx, x, weight, bias, g), None)
+        if torch.is_grad_enabled() or not fused.ordinary(g):
+            return (*fused.plain_gradient(ctx, x, weight, bias, g), None)
         data = _compact(x)
         g = _as_it_lies(g, data)
         with _stream(x.device):

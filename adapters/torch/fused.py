@@ -60,13 +60,17 @@ def fits(x: Tensor, group: Any = None) -> bool:
 
 def computed_now(x: Tensor) -> bool:
     """Whether x is an ordinary tensor of numbers, neither traced nor transformed."""
+    return ordinary(x) and torch._C._len_torch_dispatch_stack() == 0  # no mode that records operations
+
+
+def ordinary(x: Tensor) -> bool:
+    """Whether x stands for nothing but its numbers, whoever may be watching."""
     return (
         type(x) in ORDINARY
-        and x.layout is torch.strided
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
+        and not torch._C._functorch.is_legacy_batchedtensor(x)  # gradients of several outputs at once
         and not torch.jit.is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0  # no mode that records operations
         and forward_ad._current_level < 0
     )
 
@@ -113,8 +117,8 @@ class _FusedNormalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():  # someone wants to differentiate the gradient
-            return (*_plain_gradient(ctx, x, weight, bias, g), None)
+        if torch.is_grad_enabled() or not ordinary(g):  # someone wants to differentiate the gradient, or several
+            return (*plain_gradient(ctx, x, weight, bias, g), None)
         rule, batch, statistics = ctx.rule, ctx.rule.moments, ctx.rule.statistics
         data, gradient = dense(x), dense(g)
         sums = _reduce(gradient, data, batch.mean)
@@ -257,12 +261,20 @@ def _synchronize(rule: Rule, x: Tensor) -> None:
         rule.prior = rule.prior_of(rule.moments.samples)
 
 
-def _plain_gradient(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor) -> list[Tensor | None]:
-    """The gradients as a graph of plain operations, which can be differentiated again."""
-    inputs = (x, weight, bias)
-    y = plain(x, weight, bias, replace(ctx.rule, prior_of=None))
+def plain_gradient(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor) -> list[Tensor | None]:
+    """The gradients by plain operations, which can be differentiated again, and take any kind of tensor."""
+    batched = torch._C._functorch.is_legacy_batchedtensor(g) or torch._C._functorch.is_batchedtensor(g)
+    if batched and ctx.rule.group is not None:
+        raise RuntimeError(
+            "ranks cannot share several gradients at once (is_grads_batched, vectorize, vmap): take one after the "
+            "other, or set the layer's process_group to None before the forward pass"
+        )
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [v if v is None else v.view_as(v) for v in (x, weight, bias)]  # one may come from another
+        y = plain(*inputs, replace(ctx.rule, prior_of=None))
     wanted = [v for v, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
-    found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
+    found = iter(torch.autograd.grad(y, wanted, g, create_graph=again))
     return [next(found) if needed else None for needed in ctx.needs_input_grad[:3]]
 
 

@@ -68,7 +68,7 @@ def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
         m2=xp.sum(m2, axis=1) + pixels * between,
         minimum=low,
         maximum=high,
-        sample_weight=float(count * pixels),
+        sample_weight=1.0 * count * pixels,
         sample_mean=mean,
         sample_m2=pixels**2 * between,
     )

@@ -37,12 +37,22 @@ def apart(x: Tensor) -> Tensor:
 
 
 class Entry:
-    """Counts the images of every pass where they enter the network, by hooks that live as long as the context."""
+    """Counts the images of every pass where they enter the network, by hooks that live as long as the context.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.images: int | None = None  # of the pass at work
-        self.sizes: list[int] = []  # of all passes
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network.
+    ordered : bool
+        Whether somebody chose the order of its inputs, so that the first counts where nothing else tells.
+    """
+
+    def __init__(self, model: nn.Module, *, ordered: bool = True) -> None:
+        self.lengths: dict[int, str] = {}  # of the tensors of the pass at work, each with the names of its inputs
+        self.sizes: list[int] = []  # images of all passes
         self.swapping = False  # puts the first image in place of the last
+        self._images: int | None = None  # of the pass at work, once that is known
+        self._ordered = ordered
         self._model = model
         self._hooks: list[Any] = []
 
@@ -57,25 +67,43 @@ class Entry:
         for hook in self._hooks:
             hook.remove()
 
-    def count(self, name: str) -> int:
-        """The images of the pass that a layer is in."""
-        if self.images is None:
+    def count(self, name: str, rows: int, each: int = 1) -> int:
+        """The images of the pass that a layer is in, which sees so many rows; `each` image has as many, if known."""
+        if self._images is None:
+            self._images = self._told_apart(name, rows, each)
+        return self._images
+
+    def _told_apart(self, name: str, rows: int, each: int) -> int:
+        if not self.lengths:
             raise ValueError(
                 f"layer {name} was reached without a batch of tensors that entered {type(self._model).__name__} "
                 "itself, so that nothing says how many images there are; forward must call model(...) with a tensor"
             )
-        return self.images
+        if rows % each == 0 and rows // each in self.lengths:
+            return rows // each
+        if len(self.lengths) > 1 and not self._ordered:
+            entered = ", ".join(f"{names} of length {n}" for n, names in self.lengths.items())
+            raise ValueError(
+                f"layer {name} sees {rows} rows, and tensors of several lengths enter {type(self._model).__name__} "
+                f"({entered}), so that nothing says how many images there are; pass forward=lambda model, batch: "
+                "model(...) with the images as its first argument"
+            )
+        return next(iter(self.lengths))
 
     def _begin(self, _: nn.Module, args: Any, kwargs: Any) -> Any:
-        first = next(_tensors((args, kwargs)), None)
-        self.images = None if first is None else len(first)
-        if self.images is None:
+        self.lengths, self._images = {}, None
+        for name, value in (*enumerate(args), *kwargs.items()):
+            for n in dict.fromkeys(map(len, _tensors(value))):
+                self.lengths[n] = f"{self.lengths[n]}, {name}" if n in self.lengths else str(name)
+        if not (self.swapping and self.lengths):
             return None
-        self.sizes.append(self.images)
-        return _swapped((args, kwargs), self.images) if self.swapping and self.images else None
+        self._images = next(iter(self.lengths)) if len(self.lengths) == 1 else self.sizes[-1]  # of the same pass before
+        return _swapped((args, kwargs), self._images) if self._images else None
 
     def _end(self, *_: object) -> None:
-        self.images = None
+        if self.lengths:
+            self.sizes.append(next(iter(self.lengths)) if self._images is None else self._images)
+        self.lengths, self._images = {}, None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from shrinkstats.adapters.torch import addresses, agreement, blended, fused, groups, images, saved
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
-from shrinkstats.adapters.torch.streaming import Streaming, check_computed_now
+from shrinkstats.adapters.torch.streaming import Streaming, check_computed_now, peers_in_load
 from shrinkstats.estimators import Estimator, Stein, SteinBlend
 from shrinkstats.kernels import vectors
 from shrinkstats.prior import Prior
@@ -98,6 +99,18 @@ class ShrinkBatchNorm(_BatchNorm):
         """Normalize; input and output of shape (n, c, ...)."""
         if isinstance(input, Proxy):
             return _record(self, input)
+        if not self.training and isinstance(self.adaptation, Streaming):
+            return self._stream(input)
+        return self._normalize_batch(input)
+
+    @torch.compiler.disable
+    def _stream(self, input: Tensor) -> Tensor:
+        """As any other, but never in a graph, which would remember what it was made with."""
+        check_computed_now(input)
+        with self.adaptation.peers.joined_by(self.adaptation.name):
+            return self._normalize_batch(input)
+
+    def _normalize_batch(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         if self._watch is not None:
             self._watch(input)
@@ -121,18 +134,6 @@ class ShrinkBatchNorm(_BatchNorm):
         """With statistics of the batch, as the estimator makes them."""
         estimator = self.adaptation if adapting else self.estimator
         agreement.check(self, input, noise=estimator.uses_prior)
-        if isinstance(estimator, Streaming):
-            return self._stream(input, estimator)
-        return self._normalize(input, estimator, group)
-
-    @torch.compiler.disable
-    def _stream(self, input: Tensor, estimator: Streaming) -> Tensor:
-        """As any other, but never in a graph, which would remember what it was made with."""
-        check_computed_now(input)
-        return self._normalize(input, estimator, None)
-
-    def _normalize(self, input: Tensor, estimator: Estimator, group: Any) -> Tensor:
-        """With the statistics of an estimator."""
         if self.group_size is not None and not self.training:
             return groups.normalize(self, input, estimator)
         if not self.training and type(estimator) is SteinBlend and blended.fits(self, input):
@@ -244,6 +245,8 @@ class ShrinkBatchNorm(_BatchNorm):
         vars(self).pop("image_rows", None)
         if rows != 1:
             self.image_rows = rows
+        if isinstance(rule, Streaming):
+            rule = replace(rule, peers=peers_in_load(errors), name=prefix.removesuffix("."))
         if rule is not None:
             self.adaptation = rule
         elif unknown is not None and self.adaptation is None:

@@ -213,13 +213,13 @@ def shift_report(
             stack.callback(setattr, module, "training", module.training)
         model.eval()
         seen: dict[str, _Seen] = {}
-        entry = stack.enter_context(Entry(model))
+        entry = stack.enter_context(Entry(model, ordered=forward is not None))
 
         def look(name: str, layer: ShrinkBatchNorm, x: Tensor) -> None:
-            images = entry.count(name)
+            images = entry.count(name, len(x), layer.image_rows)
             check_rows(name, layer, x, images)
             if len(x):
-                full = images == next(size for size in entry.sizes if size)
+                full = images == next((size for size in entry.sizes if size), images)
                 _look(layer, together(x, layer.image_rows), seen.setdefault(name, _Seen()), full)
 
         stack.enter_context(watching(layers, look))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
+from weakref import ref
 
 import numpy as np
 import torch
@@ -61,39 +63,78 @@ class _State:
     long: Memory | None = None
     recent: Memory | None = None
 
+    def copied(self) -> _State:
+        return replace(self, seen=self.seen.copy())
+
+    def become(self, other: _State) -> None:
+        vars(self).update(vars(other))
+
 
 @contextmanager
 def undisturbed(layers: Iterable[Any]) -> Iterator[None]:
     """After the context, streams remember what they did before."""
     streams = [layer.adaptation for layer in layers if isinstance(vars(layer).get("adaptation"), Streaming)]
-    before = [(s.state, s.state.seen.copy(), s.state.long, s.state.recent) for s in streams]
+    before = [(s.state, s.state.copied()) for s in streams]
     try:
         yield
     finally:
-        for state, seen, long, recent in before:
-            state.seen, state.long, state.recent = seen, long, recent
+        for state, earlier in before:
+            state.become(earlier)
 
 
 @dataclass
 class Peers:
-    """The rows that the layers of a network saw in the pass at work, which are as many images for all of them."""
+    """The layers of a network in the pass at work: they see as many images, and remember all of them or none."""
 
-    rows: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)  # that each layer saw
+    before: list[tuple[_State, _State]] = field(default_factory=list)  # streams, and what they remembered
 
-    def check(self, name: str, rows: int) -> None:
-        """Refuse a layer that sees several rows for every one that another sees, or the other way round."""
+    @contextmanager
+    def joined_by(self, name: str) -> Iterator[None]:
+        """The part of a layer in a pass; if it fails, no stream remembers anything of the pass."""
         if name in self.rows:
-            self.rows.clear()  # another pass
+            self._clear()  # another pass
+        try:
+            yield
+        except BaseException:
+            for state, earlier in self.before:
+                state.become(earlier)
+            self._clear()
+            raise
+
+    def _clear(self) -> None:
+        self.rows.clear()
+        self.before.clear()
+
+    def check(self, name: str, rows: int, state: _State) -> None:
+        """Refuse a layer that sees several rows for every one that another sees, or the other way round."""
         for other, seen in self.rows.items():
             if rows != seen and max(rows, seen) % min(rows, seen) == 0:
                 many, few = ((name, rows), (other, seen)) if rows > seen else ((other, seen), (name, rows))
-                self.rows.clear()
                 raise ValueError(
                     f"layer {many[0]} sees {many[1]} rows where layer {few[0]} sees {few[1]}, so that memory would "
                     "count rows for images: calibrate(model, loader) finds out which rows are whose; "
                     f"exclude=[{many[0]!r}] leaves the layer as it was trained"
                 )
         self.rows[name] = rows
+        self.before.append((state, state.copied()))
+
+
+class _Loading(threading.local):
+    """The load_state_dict at work: PyTorch gives all layers the same list, for their errors."""
+
+    errors: Any = None
+    peers: Callable[[], Peers | None] = staticmethod(lambda: None)
+
+
+_loading = _Loading()
+
+
+def peers_in_load(errors: list[str]) -> Peers:
+    """Those of all layers that are loaded together."""
+    peers = (_loading.peers() if _loading.errors is errors else None) or Peers()
+    _loading.errors, _loading.peers = errors, ref(peers)
+    return peers
 
 
 @dataclass(frozen=True)
@@ -129,7 +170,9 @@ class Streaming(Estimator):
 
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The estimator's on what is remembered after this batch, or after each of a stack of batches."""
-        self.peers.check(self.name, moments.samples * (len(moments.mean) if moments.mean.ndim > 1 else 1))
+        if not _in_backward():
+            groups = len(moments.mean) if moments.mean.ndim > 1 else 1
+            self.peers.check(self.name, moments.samples * groups, self.state)
         tensors = isinstance(moments.mean, Tensor)
         found = [self._after(batch, moments, prior) for batch in _batches(moments)]
         if moments.mean.ndim == 1:
@@ -149,8 +192,7 @@ class Streaming(Estimator):
         return Cotangent()
 
     def _after(self, batch: Memory, moments: Moments, prior: Prior | None) -> Statistics:
-        backward = torch._C._current_graph_task_id() != -1
-        memory = self._recall(batch) if backward else self._remember(batch)
+        memory = self._recall(batch) if _in_backward() else self._remember(batch)
         pixels = moments.count / moments.samples
         mean, var, between = map(_like(moments.mean), memory[2:])
         seen = Moments(
@@ -231,6 +273,11 @@ def check_computed_now(x: Tensor) -> None:
             "a layer that was adapted with memory cannot be traced, exported or transformed: its outputs depend on the "
             "batches before; call it as it is, or adapt(model) without memory first"
         )
+
+
+def _in_backward() -> bool:
+    """Where batches are computed again: second derivatives and checkpoints."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def _like(x: Any) -> Callable[[Tensor], Any]:
