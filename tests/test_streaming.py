@@ -402,6 +402,35 @@ def test_nothing_of_a_refused_pass_is_remembered(kind, used):
     assert torch.equal(net(x), twin(x))
 
 
+class Domains(nn.Module):
+    """A norm for each of two domains."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3)])
+
+    def forward(self, x, domain):
+        return self.norms[domain](x)
+
+
+@torch.no_grad()
+def test_layers_that_calibration_saw_take_images_may_run_by_themselves():
+    net, images = Domains().eval(), [torch.randn(16, 3, 4, 4) for _ in range(2)]
+    calibrate(net, images, forward=lambda net, x: (net(x, 0), net(x, 1)))
+    adapt(net, PriorBlend(4), memory=32)
+    net(images[0], 0), net(images[1][:8], 1), net(images[0][:4], 0)
+    assert [norm.adaptation.state.long.images for norm in net.norms] == [pytest.approx(20, rel=0.1), 8]
+
+
+@torch.no_grad()
+def test_images_of_another_size_are_refused_where_a_layer_sees_images():
+    net = Tokens().eval()
+    net.flat = True
+    adapt(calibrate(net, [torch.randn(4, 4, 3, 3) for _ in range(2)]), PriorBlend(4), memory=16)
+    with pytest.raises(ValueError, match=r"layer norm sees 16 rows where layer stem sees 4.*of the size to evaluate"):
+        net(torch.randn(4, 4, 6, 6))
+
+
 @torch.no_grad()
 def test_streams_from_a_file_know_the_other_layers_of_their_network():
     state = adapt(Tokens().eval(), PriorBlend(4), memory=16).state_dict()

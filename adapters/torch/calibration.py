@@ -77,7 +77,9 @@ def calibrate(
     as after ``x.flatten(0, 1)`` of tokens or points, takes these for the pixels of one image from then on
     (`image_rows`), in :func:`adapt`, its memory, and :func:`grouped`. To see which rows are whose, one batch is
     looked at once more with its first image in place of the last. Layers where that is not to be seen, or that see a
-    number of rows that differs from image to image, are named in an error; `exclude` leaves them out.
+    number of rows that differs from image to image, are named in an error; `exclude` leaves them out. Images of
+    another size have another number of rows: calibrate anew for them, because a multiple of k would be taken for
+    several images where no layer sees the images themselves.
     """
     if index(batches) < 1:
         raise ValueError(f"batches counts batches to look at, at least 1, got {batches}")

@@ -86,7 +86,7 @@ def undisturbed(layers: Iterable[Any]) -> Iterator[None]:
 class Peers:
     """The layers of a network in the pass at work: they see as many images, and remember all of them or none."""
 
-    rows: dict[str, int] = field(default_factory=dict)  # that each layer saw
+    rows: dict[str, tuple[int, bool]] = field(default_factory=dict)  # that each layer saw, and whether they are images
     before: list[tuple[_State, _State]] = field(default_factory=list)  # streams, and what they remembered
 
     @contextmanager
@@ -106,17 +106,20 @@ class Peers:
         self.rows.clear()
         self.before.clear()
 
-    def check(self, name: str, rows: int, state: _State) -> None:
-        """Refuse a layer that sees several rows for every one that another sees, or the other way round."""
-        for other, seen in self.rows.items():
-            if rows != seen and max(rows, seen) % min(rows, seen) == 0:
+    def check(self, name: str, rows: int, known: bool, state: _State) -> None:
+        """Refuse a layer that sees several rows for every one that another sees, or the other way round.
+
+        Where calibration saw both take images, they may be parts of a network that run by themselves.
+        """
+        for other, (seen, also) in self.rows.items():
+            if rows != seen and max(rows, seen) % min(rows, seen) == 0 and not (known and also):
                 many, few = ((name, rows), (other, seen)) if rows > seen else ((other, seen), (name, rows))
                 raise ValueError(
                     f"layer {many[0]} sees {many[1]} rows where layer {few[0]} sees {few[1]}, so that memory would "
-                    "count rows for images: calibrate(model, loader) finds out which rows are whose; "
-                    f"exclude=[{many[0]!r}] leaves the layer as it was trained"
+                    "count rows for images: calibrate(model, loader), with images of the size to evaluate, finds out "
+                    f"which rows are whose; exclude=[{many[0]!r}] leaves the layer as it was trained"
                 )
-        self.rows[name] = rows
+        self.rows[name] = rows, known
         self.before.append((state, state.copied()))
 
 
@@ -172,7 +175,8 @@ class Streaming(Estimator):
         """The estimator's on what is remembered after this batch, or after each of a stack of batches."""
         if not _in_backward():
             groups = len(moments.mean) if moments.mean.ndim > 1 else 1
-            self.peers.check(self.name, moments.samples * groups, self.state)
+            known = self.layer.noise_mean is not None and self.layer.image_rows == 1
+            self.peers.check(self.name, moments.samples * groups, known, self.state)
         tensors = isinstance(moments.mean, Tensor)
         found = [self._after(batch, moments, prior) for batch in _batches(moments)]
         if moments.mean.ndim == 1:
