@@ -194,6 +194,10 @@ def test_the_picture_names_the_strength_the_table_names(call, monkeypatch):
     source, target = Statistics(np.zeros(1), np.ones(1)), Statistics(np.array([0.5]), np.array([0.25]))
     expected = [shrinkstats.wasserstein_bounds(source, target, n=8, strength=s)[1][0] for s in strength]
     np.testing.assert_allclose(values, expected, rtol=1e-12)
+    assert axes.get_yscale() == "log"
+    for axis, subs in ((axes.xaxis, [1]), (axes.yaxis, [1, 2, 5])):
+        locator = axis.get_major_locator()
+        assert (type(locator).__name__, list(locator._subs)) == ("LogLocator", subs)
 
 
 def test_files_are_never_overwritten_unasked(call, tmp_path):

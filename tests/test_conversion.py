@@ -518,6 +518,7 @@ def test_compiled_and_quantized_layers_are_named():
     with pytest.raises(TypeError, match=r"quantized.*BatchNorm2d"):
         convert(nn.Sequential(torch.ao.nn.quantized.BatchNorm2d(3)), Stein())
     assert type(scripted[0]) is nn.BatchNorm2d
+    convert(nn.Sequential(nn.BatchNorm2d(3), torch.jit.script(nn.ReLU())), Stein())  # which has no norm
 
 
 def test_a_subclass_of_ours_is_not_reverted():

@@ -28,6 +28,26 @@ def test_ends_in_every_state_of_a_layer():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+ENDED = """
+import numpy as np
+import shrinkstats
+from shrinkstats.kernels import threads
+
+threads.WORTHWHILE = 0
+threads.set_num_threads(3)
+shrinkstats.moments(np.ones((64, 8, 32, 32), "float32"))
+helpers = list(threads._running)
+assert len(helpers) == 2, helpers
+threads._end()
+print(sum(helper.is_alive() for helper in helpers))
+"""
+
+
+def test_helpers_end_before_the_interpreter_does():
+    done = subprocess.run([sys.executable, "-c", ENDED], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "0\n"), done
+
+
 PROGRAM = """
 import sys, threading
 import numpy as np

@@ -194,3 +194,5 @@ def test_plots(shape, tmp_path):
     assert (tmp_path / "a.svg").stat().st_size > 1000
     (axis,) = figure.axes
     assert axis.lines or axis.collections
+    marks = [line.get_xydata().tolist() for line in axis.lines if line.get_marker() == "+"]
+    assert marks == ([[[0, 0]]] if len(shape) == 2 else [])
