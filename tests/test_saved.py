@@ -185,3 +185,32 @@ def test_a_calibration_that_is_refused_leaves_the_rule_as_it_was(damage):
         net.load_state_dict(state)
     assert net[1].adaptation is None
     assert torch.equal(net[1].noise_mean, before)
+
+
+CASTS = {
+    "float": torch.Tensor.float,
+    "double": torch.Tensor.double,
+    "half": torch.Tensor.half,
+    "bfloat16": torch.Tensor.bfloat16,
+    "long": torch.Tensor.long,
+    "average": lambda v: (v + v) / 2,
+    "moving average": lambda v: 0.9 * v + 0.1 * v,
+}
+
+
+@pytest.mark.parametrize("cast", CASTS)
+def test_the_rule_survives_a_cast_and_an_average(cast):
+    net = adapt(calibrate(network(), [images()]), SteinBlend(1.5), memory=12)
+    state = {k: CASTS[cast](v) if k.endswith("_extra_state") else v for k, v in net.state_dict().items()}
+    fresh = convert(network(), BatchStatistics())
+    fresh.load_state_dict(state)
+    assert repr(fresh[1].adaptation) == repr(net[1].adaptation)
+
+
+@pytest.mark.parametrize("value", [-1.0, 256.0, 123.5, float("nan"), float("inf"), 1j])
+def test_numbers_that_are_no_bytes_are_refused(value):
+    net = adapt(network(), PriorBlend(4))
+    state = net.state_dict()
+    state["1._extra_state"] = torch.cat([state["1._extra_state"].double()[:-1], torch.tensor([value])])
+    with pytest.raises(RuntimeError, match=r"1\._extra_state: damaged, or not from shrinkstats"):
+        net.load_state_dict(state)

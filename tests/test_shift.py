@@ -169,3 +169,23 @@ def test_a_stream_remembers_nothing_of_a_report():
     before = net[0].adaptation.state.long
     shift_report(net, [torch.randn(8, 3, 4, 4) + 1])
     assert net[0].adaptation.state.long is before
+
+
+class Caching(nn.Module):
+    """Parameters and a table that are made by the first pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.table = nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), None
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.arange(4.0)[:, None, None] + 1
+        return self.norm(self.conv(x)) * self.table
+
+
+def test_a_network_can_be_trained_after_a_report():
+    net = Caching()
+    shift_report(net, batches(1))
+    net.train()(*batches(1)).sum().backward()
+    assert net.conv.weight.grad is not None

@@ -109,8 +109,9 @@ def calibrate(
             vars(layer).pop("image_rows", None)
             if rows != 1:
                 layer.image_rows = rows
-            for buffer, value in zip(NOISE_BUFFERS, values, strict=True):
-                setattr(layer, buffer, value.to(layer.running_var.dtype))
+            with torch.inference_mode(False):  # or the buffers could never be changed in place outside of it
+                for buffer, value in zip(NOISE_BUFFERS, values, strict=True):
+                    setattr(layer, buffer, value.to(layer.running_var.dtype, copy=True))
     return model
 
 

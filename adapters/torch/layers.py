@@ -214,8 +214,9 @@ class ShrinkBatchNorm(_BatchNorm):
         if fault:
             errors.append(f"calibration of {prefix.rstrip('.') or 'the layer'}: {fault}")
         for name, v in calibration.items():
-            whole = given and not fault
-            setattr(self, name, torch.empty(v.shape, dtype=like.dtype, device=like.device) if whole else None)
+            with torch.inference_mode(False):  # or it could never be changed in place outside of it
+                empty = torch.empty(v.shape, dtype=like.dtype, device=like.device) if given and not fault else None
+            setattr(self, name, empty)
             if fault:
                 state_dict.pop(prefix + name, None)
         entry = state_dict.pop(prefix + saved.KEY, None)

@@ -152,7 +152,7 @@ class _Seen:
     noise: list[float] = field(default_factory=list)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def shift_report(
     model: Model, loader: Iterable[Any], *, forward: Forward | None = None, exclude: Excluded = ()
 ) -> ShiftReport:
