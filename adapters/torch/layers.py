@@ -33,15 +33,21 @@ class _Affine:
     def __get__(self, layer: Any, owner: Any = None) -> Any:
         if layer is None:
             return self
-        if sys._getframe(1).f_code is self.converter:
+        if not torch.compiler.is_compiling() and sys._getframe(1).f_code is self.converter:
             raise TypeError(
                 "SyncBatchNorm.convert_sync_batchnorm would drop the estimators of converted layers: use "
                 "convert(model, estimator, process_group=torch.distributed.group.WORLD) instead, or call it first"
             )
+        if "affine" not in vars(layer):
+            raise AttributeError("affine")  # torch.nn.Module says it in its own words
         return vars(layer)["affine"]
 
     def __set__(self, layer: Any, value: Any) -> None:
         vars(layer)["affine"] = value
+
+    def __delete__(self, layer: Any) -> None:
+        self.__get__(layer)
+        del vars(layer)["affine"]
 
 
 class ShrinkBatchNorm(_BatchNorm):
@@ -112,6 +118,8 @@ class ShrinkBatchNorm(_BatchNorm):
 
     def _normalize_batch(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
+        if self.eps <= 0:
+            self._check_eps()
         if self._watch is not None:
             self._watch(input)
         if not self.training and self.adaptation is None and self.running_mean is not None:
@@ -130,6 +138,13 @@ class ShrinkBatchNorm(_BatchNorm):
             return images.apart(self._by_rule(images.together(input, self.image_rows), adapting, group))
         return self._by_rule(input, adapting, group)
 
+    def _check_eps(self) -> None:
+        """As PyTorch has it; a rule of somebody's own may need none."""
+        by_batch = self.training or self.running_mean is None
+        least = "positive" if by_batch and type(self.estimator).__module__ == Estimator.__module__ else "non-negative"
+        if self.eps < 0 or least == "positive":
+            raise ValueError(f"eps must be {least}, got {self.eps}")
+
     def _by_rule(self, input: Tensor, adapting: bool, group: Any) -> Tensor:
         """With statistics of the batch, as the estimator makes them."""
         estimator = self.adaptation if adapting else self.estimator
@@ -140,7 +155,7 @@ class ShrinkBatchNorm(_BatchNorm):
             output = blended.normalize(self, input, estimator.kappa)
             if output is not None:
                 return output
-        rule = fused.Rule(estimator, None, self.eps, group)
+        rule = fused.Rule(estimator, None, float(self.eps), group)
         if estimator.uses_prior and group is None:
             rule.prior = self._prior(input, input.size(0))
         elif estimator.uses_prior:
@@ -152,7 +167,7 @@ class ShrinkBatchNorm(_BatchNorm):
 
     def _evaluate(self, input: Tensor) -> Tensor:
         """With the running statistics, PyTorch's own affine pass: a plain rule computes what nn.BatchNorm does."""
-        var, eps = self.running_var, self.eps
+        var, eps = self.running_var, float(self.eps)
         if type(self.estimator).scale is not Estimator.scale:
             var, eps = self.estimator.scale(var, eps).square(), 0.0
         return torch.batch_norm(
@@ -191,10 +206,10 @@ class ShrinkBatchNorm(_BatchNorm):
         buffers, batches = (self.running_mean, self.running_var), self.num_batches_tracked
         if batches is not None:
             batches.add_(1)
-        if buffers[0] is None:
+        if buffers[0] is None or (self.momentum is None and batches is None):
             return
         if self.momentum is not None and isinstance(center, np.ndarray) and all(map(addresses.writable, buffers)):
-            vectors.follow(*map(addresses.array, buffers), center, spread, self.momentum)
+            vectors.follow(*map(addresses.array, buffers), center, spread, float(self.momentum))
             torch.autograd.graph.increment_version(buffers)
             return
         for buffer, value in zip(buffers, (center, spread), strict=True):
