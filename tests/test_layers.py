@@ -272,7 +272,7 @@ def test_an_eps_that_is_not_positive(eps, way):
             run_as(way, layer, x)
         layer.eval()
         if eps < 0 or not tracking:
-            with pytest.raises(ValueError, match="eps must be (positive|non-negative)"):
+            with pytest.raises(ValueError, match=r"eps must be (positive|non-negative)"):
                 run_as(way, layer, x)
         else:
             torch.testing.assert_close(torch.Tensor(run_as(way, layer, x)), x)

@@ -222,9 +222,10 @@ class ShrinkBatchNorm(_BatchNorm):
         # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.
         before = {name: getattr(self, name) for name in NOISE_BUFFERS}
         calibration = {name: state_dict.get(prefix + name) for name in NOISE_BUFFERS}
-        like, errors = self.running_var, args[-1]
+        like = self.running_var if self.running_var is not None else self.noise_mean
+        errors = args[-1]
         given = like is not None and any(v is not None for v in calibration.values())  # else: unexpected keys
-        fault = agreement.unfit_noise(list(calibration.values()), self._width_of(calibration)) if given else None
+        fault = agreement.unfit_noise(list(calibration.values()), self._width_of(calibration, like)) if given else None
         fault = fault or (agreement.impossible_noise(calibration) if given else None)
         if fault:
             errors.append(f"calibration of {prefix.rstrip('.') or 'the layer'}: {fault}")
@@ -242,10 +243,10 @@ class ShrinkBatchNorm(_BatchNorm):
             for name, v in before.items():
                 setattr(self, name, v)
 
-    def _width_of(self, calibration: dict[str, Any]) -> int:
+    def _width_of(self, calibration: dict[str, Any], like: Tensor) -> int:
         """The channels that a calibration has to have; a lazy layer has none yet, and takes those it is given."""
-        if not is_lazy(self.running_var):
-            return self.running_var.numel()
+        if not is_lazy(like):
+            return like.numel()
         first = calibration[NOISE_BUFFERS[0]]
         return first.numel() if isinstance(first, Tensor) else 0
 
