@@ -214,7 +214,7 @@ class ShrinkBatchNorm(_BatchNorm):
             return
         for buffer, value in zip(buffers, (center, spread), strict=True):
             with torch.no_grad():
-                value = torch.as_tensor(value, dtype=buffer.dtype).detach()
+                value = torch.as_tensor(value, dtype=buffer.dtype, device=buffer.device).detach()
                 share = 1 / batches.to(value.dtype) if self.momentum is None else self.momentum
                 buffer.add_((value - buffer) * share)
 

@@ -35,7 +35,9 @@ def written(layer: Any) -> Tensor | None:
         content["image_rows"] = layer.image_rows
     if layer.adaptation is not None:
         content["adaptation"] = _described(layer.adaptation)
-    return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8) if content else None
+    if not content:
+        return None
+    return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8, device="cpu")
 
 
 def read(saved: Any, layer: Any) -> tuple[Estimator | None, int, str | None]:
