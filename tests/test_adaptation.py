@@ -192,3 +192,13 @@ def test_errors(net):
     one.adaptation = SteinBlend()
     with pytest.raises(ValueError, match="calibrate"):
         one.eval()(torch.randn(1, 3))
+
+
+def test_a_calibration_in_inference_mode_is_ordinary_memory(net):
+    with torch.inference_mode():
+        calibrate(net, batches(1))
+        other = convert(copy.deepcopy(net), Stein())
+        other.load_state_dict(net.state_dict())
+    for layer in (net[1], other[1]):
+        assert not any(getattr(layer, name).is_inference() for name in NOISE_BUFFERS)
+        layer.noise_mean.mul_(2)  # as DistributedDataParallel sends buffers around

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shrinkstats.estimators import BatchStatistics, RobustNorm, Stein, SteinBlend
+import shrinkstats
+from shrinkstats.estimators import BatchStatistics, MinMaxNorm, PriorBlend, RobustNorm, Stein, SteinBlend
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 
 from torch import nn  # noqa: E402
+from torch.utils._device import _device_constructors  # noqa: E402
 
+from shrinkstats.adapters.attacks import PGD  # noqa: E402
 from shrinkstats.adapters.torch import (  # noqa: E402
     ShrinkBatchNorm2d,
     adapt,
@@ -196,3 +199,68 @@ def test_storages_stay_the_user_s(rule):
             net(images[1])
         shift_report(net, images)
         assert_resizable(net, x, x.grad, g, *images, *kept)
+
+
+MADE_BY_DEFAULT = {  # parameters, which are made where the user says, and a program of its own
+    "adapters/attacks/standardized.py",
+    "adapters/demo",
+    "adapters/models",
+    "adapters/torch/abnn.py",
+}
+
+
+def test_every_tensor_is_made_on_a_device_that_is_named():
+    """A default device is for the user's tensors: ours go where the layer or the images are."""
+    names = {function.__name__ for function in _device_constructors()}
+    root = Path(__file__).parent.parent
+    unnamed = [
+        f"{path.relative_to(root)}:{node.lineno}: {ast.unparse(node)}"
+        for path in (*sorted((root / "adapters").rglob("*.py")), root / "shrinkstats/kernels/torch.py")
+        if not any(path.is_relative_to(root / place) for place in MADE_BY_DEFAULT)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and (node.func.value.id, node.func.attr in names) == ("torch", True)
+        and not any(keyword.arg in ("device", None) for keyword in node.keywords)
+    ]
+    assert not unnamed
+
+
+def everything(layer, x):
+    """What layers and reports make of images on the CPU."""
+    made = [layer.train()(x), layer(x.clone().requires_grad_()), layer(x.as_subclass(Seen))]
+    made[1].sum().backward()
+    made.append(shrinkstats.moments(x).mean)
+    shrinkstats.normalize(x.clone().requires_grad_(), Stein(), axis=1).sum().backward()
+    calibrate(layer, [x])
+    report = shift_report(layer, [x])
+    state = adapt(layer.eval(), memory=8).state_dict()
+    made += [layer(x), layer(x.as_subclass(Seen))]
+    layer.load_state_dict(state)
+    for rule in (SteinBlend(), PriorBlend(4), Stein(), RobustNorm()):
+        for memory in (None, 8) if rule != RobustNorm() else (None,):
+            adapt(layer, rule, memory=memory)
+            with grouped(layer, 2):
+                made += [layer(x), layer(x.clone().requires_grad_())]
+            made += [layer(x), layer(x.clone().requires_grad_()), layer(x.as_subclass(Seen))]
+            made[-2].sum().backward()
+    made.append(PGD(steps=1)(lambda x: layer(x).flatten(1).sum(1), x.sigmoid(), generator=torch.Generator()))
+    return [*made, layer.running_mean, layer.running_var, layer.noise_sd], report.rows
+
+
+class Seen(torch.Tensor):
+    """What compiled passes leave alone."""
+
+
+@pytest.mark.parametrize("momentum", [None, 0.1])
+@pytest.mark.parametrize("rule", [Stein(), SteinBlend(), MinMaxNorm()], ids=str)
+def test_another_default_device_changes_nothing(rule, momentum):
+    layer, x = ShrinkBatchNorm2d(3, rule, momentum=momentum), random(4, 3, 5, 5)
+    twin = copy.deepcopy(layer)
+    expected, rows = everything(layer, x)
+    with torch.device("meta"):
+        found, same = everything(twin, x)
+    assert same == rows
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(torch.Tensor(a), torch.Tensor(b))

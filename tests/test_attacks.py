@@ -662,3 +662,27 @@ def test_on_a_gpu_with_numbers_of_the_cpu(attack):
     there = attack(classification(net.cuda(), labels.cuda()), images.cuda(), generator=seeded())
     assert there.is_cuda
     torch.testing.assert_close(there.cpu(), here, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-2.1179, 2.64)])
+@pytest.mark.parametrize(
+    "attack",
+    [FGSM(0.05), BIM(0.05, 3), PGD(0.05, 3), PGD(0.05, 3, restarts=2), PGD(0.5, 3, norm="l2"), Gradient(0.05)],
+    ids=str,
+)
+def test_rounding_does_not_leave_the_ball(attack, bounds, dtype):
+    low, high = bounds
+    generator = torch.Generator().manual_seed(0)
+    images = (torch.rand(8, 3, 16, 16, generator=generator) * (high - low) * 0.98 + 0.98 * low).to(dtype)
+    way = torch.randn(images.shape, generator=generator).to(dtype)
+    changed = attack(lambda x: (x * way).float().sum((1, 2, 3)), images, generator=generator, bounds=bounds)
+    change = (changed.double() - images.double()).flatten(1)
+    assert changed.dtype == dtype
+    assert low <= float(changed.double().min()) <= float(changed.double().max()) <= high
+    largest = change.abs().amax(1) if getattr(attack, "norm", "linf") == "linf" else change.norm(dim=1)
+    radius = attack.eps
+    if isinstance(attack, Gradient):
+        largest, radius = change.norm(dim=1), attack.eps * images[0].numel() ** 0.5
+    assert float(largest.max()) <= radius * (1 + 1e-12)
+    assert float(largest.max()) > 0.8 * radius

@@ -695,3 +695,27 @@ def test_synchronizing_a_converted_network_is_an_error():
     with pytest.raises(TypeError, match="process_group"):
         nn.SyncBatchNorm.convert_sync_batchnorm(convert(synchronized, Stein()))
     assert ShrinkBatchNorm2d(3, affine=False).affine is False
+
+
+def test_code_that_reads_affine():
+    layer = ShrinkBatchNorm2d(3)
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(x) if self.layer.affine else x
+
+    net, x = Reader().eval(), torch.randn(4, 3, 5, 5)
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="eager")(x), net(x))
+    torch.testing.assert_close(torch.export.export(net, (x,), strict=True).module()(x), net(x))
+    del layer.affine
+    assert not hasattr(layer, "affine")
+    for change in (lambda: layer.affine, lambda: delattr(layer, "affine")):
+        with pytest.raises(AttributeError, match="affine"):
+            change()
+    layer.affine = False
+    assert layer.affine is False

@@ -203,3 +203,78 @@ def test_with_two_channels_a_nan_stays_in_its_own():
     x.requires_grad_()
     ShrinkBatchNorm2d(2, Stein(mean="channel", var=None))(x).backward(given)
     assert torch.isfinite(x.grad[:, 0]).all()
+
+
+NUMBERS = {
+    "momentum a tensor": {"momentum": torch.tensor(0.3)},
+    "eps a tensor": {"eps": torch.tensor(0.1)},
+    "eps a double": {"eps": torch.tensor(0.1, dtype=torch.float64)},
+    "both": {"momentum": torch.tensor(0.3), "eps": torch.tensor(0.1)},
+    "nothing counted": {"momentum": None, "num_batches_tracked": None},
+    "not counted": {"num_batches_tracked": None},
+}
+WAYS = ["fused", "generic", "compiled"]
+
+
+def run_as(way, layer, x):
+    """What a layer makes of images, by the compiled passes, by plain operations, or in a graph."""
+    if way == "compiled":
+        torch.compiler.reset()
+        return torch.compile(layer, backend="aot_eager")(x)
+    return layer(x if way == "fused" else x.as_subclass(Seen))
+
+
+class Seen(torch.Tensor):
+    """What compiled passes leave alone."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("attributes", NUMBERS.values(), ids=NUMBERS)
+def test_attributes_of_the_kinds_that_pytorch_takes(attributes, way):
+    layer, rival = ShrinkBatchNorm2d(3, BatchStatistics()), nn.BatchNorm2d(3)
+    for one in (layer, rival):
+        for name, value in attributes.items():
+            setattr(one, name, value)
+    x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)) + 1
+    for training in (True, True, False):
+        y = run_as(way, layer.train(training), x)
+        torch.testing.assert_close(torch.Tensor(y), rival.train(training)(x), rtol=1e-5, atol=1e-5)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(layer, name), getattr(rival, name), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [BatchStatistics(), Stein(), RobustNorm(), SteinBlend()], ids=str)
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize("group_size", [None, 2])
+def test_an_eps_that_is_a_tensor_in_an_adapted_layer(rule, calibrated, group_size):
+    layer = ShrinkBatchNorm2d(3, rule).eval()
+    layer.adaptation, layer.group_size = rule, group_size
+    if calibrated:
+        layer.noise_mean, layer.noise_sd, layer.noise_sd_bias = torch.ones(3), torch.ones(2, 3), torch.zeros(2, 3)
+    x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)) + 1
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            layer.eps = 0.125
+            expected = layer(x)
+            layer.eps = torch.tensor(0.125)
+            assert torch.equal(layer(x), expected)
+    layer.adaptation = None
+    layer(x)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("eps", [0, 0.0, -1e-3, torch.tensor(0.0), torch.tensor(-1.0)], ids=str)
+def test_an_eps_that_is_not_positive(eps, way):
+    x = torch.randn(4, 3, 5, 5)
+    for tracking in (True, False):
+        layer = ShrinkBatchNorm2d(3, BatchStatistics(), eps=eps, track_running_stats=tracking)
+        with pytest.raises(ValueError, match="eps must be positive"):
+            run_as(way, layer, x)
+        layer.eval()
+        if eps < 0 or not tracking:
+            with pytest.raises(ValueError, match=r"eps must be (positive|non-negative)"):
+                run_as(way, layer, x)
+        else:
+            torch.testing.assert_close(torch.Tensor(run_as(way, layer, x)), x)
+            layer.adaptation = BatchStatistics()
+            run_as(way, layer, x)

@@ -111,3 +111,18 @@ def test_errors():
         evaluate(net, shifts, 1, confidence=95)
     with pytest.raises(ValueError, match="5 images with 4 labels"):
         evaluate(net, {"x": [(data(5)[0], torch.zeros(4, dtype=torch.int64))]}, 1)
+
+
+def test_a_network_can_be_trained_after_an_evaluation():
+    class Caching(Head):
+        table = None
+
+        def forward(self, x):
+            if self.table is None:
+                self.table = torch.ones(8) + x.mean()
+            return super().forward(x) * self.table
+
+    net = Caching()
+    ranks(net, [data()], 8)
+    net(data()[0]).sum().backward()
+    assert net.bn.weight.grad is not None

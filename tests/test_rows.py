@@ -257,3 +257,32 @@ def test_random_numbers_and_dropout_are_as_without_a_second_look():
     calibrate(noisy, [torch.ones(6, 3, 5, 5) + torch.arange(6.0)[:, None, None, None]] * 2)
     assert torch.equal(torch.rand(3), expected)
     assert noisy.passes == 3
+
+
+def test_a_head_that_runs_only_in_training_is_named():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.aux = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            y = self.body(x)
+            return (y, self.aux(y)) if self.training else y
+
+    x = random(8, 3).float()
+    with pytest.raises(ValueError, match="no image reached layer aux in evaluation") as found:
+        calibrate(Auxiliary(), [x])
+    assert "exclude=['aux']" in str(found.value)
+    assert calibrate(Auxiliary(), [x], exclude=["aux"]).body.noise_mean is not None
+
+
+def test_other_causes_of_rows_that_change_are_named():
+    generator = torch.Generator().manual_seed(0)
+    noisy = nn.Sequential(Rows(lambda x: x + torch.randn(x.shape, generator=generator)))
+    batchwise = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.BatchNorm1d(3))
+    x = random(8, 3).float()
+    with pytest.raises(ValueError, match=r"layer 0\.norm: .*random numbers.*torch\.manual_seed") as found:
+        calibrate(noisy, [x])
+    assert "exclude=['0.norm']" in str(found.value)
+    with pytest.raises(ValueError, match=r"layer 1: .*a layer before it .*track_running_stats=False"):
+        calibrate(batchwise, [x], exclude=["0"])

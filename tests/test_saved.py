@@ -1,5 +1,6 @@
 """A calibrated, adapted network comes back from its state dict, whatever the file."""
 
+import copy
 import io
 import json
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from torch import nn  # noqa: E402
 from torch.func import functional_call  # noqa: E402
 
 from shrinkstats import estimators  # noqa: E402
-from shrinkstats.adapters.torch import adapt, calibrate, convert, reset, saved  # noqa: E402
+from shrinkstats.adapters.torch import adapt, calibrate, convert, grouped, reset, saved  # noqa: E402
 from shrinkstats.adapters.torch.streaming import Streaming  # noqa: E402
 
 RULES = [
@@ -185,3 +186,100 @@ def test_a_calibration_that_is_refused_leaves_the_rule_as_it_was(damage):
         net.load_state_dict(state)
     assert net[1].adaptation is None
     assert torch.equal(net[1].noise_mean, before)
+
+
+CASTS = {
+    "float": torch.Tensor.float,
+    "double": torch.Tensor.double,
+    "half": torch.Tensor.half,
+    "bfloat16": torch.Tensor.bfloat16,
+    "long": torch.Tensor.long,
+    "average": lambda v: (v + v) / 2,
+    "moving average": lambda v: 0.9 * v + 0.1 * v,
+}
+
+
+@pytest.mark.parametrize("cast", CASTS)
+def test_the_rule_survives_a_cast_and_an_average(cast):
+    net = adapt(calibrate(network(), [images()]), SteinBlend(1.5), memory=12)
+    state = {k: CASTS[cast](v) if k.endswith("_extra_state") else v for k, v in net.state_dict().items()}
+    fresh = convert(network(), BatchStatistics())
+    fresh.load_state_dict(state)
+    assert repr(fresh[1].adaptation) == repr(net[1].adaptation)
+
+
+@pytest.mark.parametrize("value", [-1.0, 256.0, 123.5, float("nan"), float("inf"), 1j])
+def test_numbers_that_are_no_bytes_are_refused(value):
+    net = adapt(network(), PriorBlend(4))
+    state = net.state_dict()
+    state["1._extra_state"] = torch.cat([state["1._extra_state"].double()[:-1], torch.tensor([value])])
+    with pytest.raises(RuntimeError, match=r"1\._extra_state: damaged, or not from shrinkstats"):
+        net.load_state_dict(state)
+
+
+def faint(dtype):
+    """A network with a channel that hardly varied in training: what others vary by is far beyond half precision."""
+    net = network()
+    net[1].running_var[1:3] = 1e-7
+    return net.to(dtype)
+
+
+@pytest.mark.parametrize("cast", ["before", "after"])
+@pytest.mark.parametrize("memory", [None, 12])
+def test_noise_beyond_half_precision(cast, memory):
+    """It is infinite there, and the batch says nothing of these channels."""
+    dtype = torch.half if cast == "before" else torch.float
+    net = calibrate(faint(dtype), [images(64).to(dtype)]).half()
+    assert net[1].noise_sd.isinf().any()
+    fresh = convert(faint(torch.half), BatchStatistics())
+    fresh.load_state_dict(adapt(net, memory=memory).state_dict())
+    assert torch.equal(fresh[1].noise_sd, net[1].noise_sd)
+    for n in (1, 3, 8):
+        x = (images(n) * 1.5 + 1).half().requires_grad_()
+        y = net(x)
+        assert y.isfinite().all()
+        (y.float() * torch.linspace(-0.01, 0.01, y.numel()).view_as(y)).sum().backward()
+        assert x.grad.isfinite().all()
+        with torch.no_grad():
+            torch.testing.assert_close(net(x), fresh(x)) if memory is None else fresh(x)
+    if memory is None:
+        with grouped(net, 2), torch.no_grad():
+            assert net(x).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["noise_mean", "noise_sd", "noise_sd_bias"])
+@pytest.mark.parametrize("n", [1, 3, 64])
+def test_infinite_noise_is_the_prior(name, n):
+    net = adapt(calibrate(network(), [images(64)]))
+    x = images(n) + 1
+    getattr(net[1], name).fill_(float("inf"))
+    y, plain = net(x), reset(copy.deepcopy(net))(x)
+    (sd, mean), (sd_plain, mean_plain) = (torch.std_mean(v, (0, 2, 3)) for v in (y, plain))
+    if name == "noise_mean":
+        torch.testing.assert_close(mean / sd, mean_plain / sd_plain)
+    else:
+        torch.testing.assert_close(sd, sd_plain)
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(net, backend="eager")(x), y)
+
+
+@pytest.mark.parametrize("name", ["noise_mean", "noise_sd", "noise_sd_bias"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_noise_that_nothing_can_have_is_not_loaded(name, value):
+    net = calibrate(network(), [images()])
+    state = net.state_dict() | {f"1.{name}": torch.full_like(getattr(net[1], name), value)}
+    with pytest.raises(RuntimeError, match=f"{name} should hold"):
+        net.load_state_dict(state)
+
+
+@pytest.mark.parametrize("assign", [True, False])
+def test_a_calibrated_layer_whose_statistics_were_taken_out(assign):
+    net = calibrate(network(), [images()])
+    net[1].track_running_stats, net[1].running_mean, net[1].running_var = False, None, None
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    noise = net[1].noise_mean.clone()
+    net[1].noise_mean.zero_()
+    net.load_state_dict(state, assign=assign)
+    assert torch.equal(net[1].noise_mean, noise)
+    with pytest.raises(RuntimeError, match=r"calibration of 1: noise_mean should have shape \(4,\)"):
+        net.load_state_dict(state | {"1.noise_mean": torch.ones(3)})

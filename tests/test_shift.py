@@ -169,3 +169,50 @@ def test_a_stream_remembers_nothing_of_a_report():
     before = net[0].adaptation.state.long
     shift_report(net, [torch.randn(8, 3, 4, 4) + 1])
     assert net[0].adaptation.state.long is before
+
+
+class Caching(nn.Module):
+    """Parameters and a table that are made by the first pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.table = nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), None
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.arange(4.0)[:, None, None] + 1
+        return self.norm(self.conv(x)) * self.table
+
+
+def test_a_network_can_be_trained_after_a_report():
+    net = Caching()
+    shift_report(net, batches(1))
+    net.train()(*batches(1)).sum().backward()
+    assert net.conv.weight.grad is not None
+
+
+class Pieces(nn.Module):
+    """A network that takes its batch piece by piece."""
+
+    def __init__(self, norm, size):
+        super().__init__()
+        self.norm, self.size = norm, size
+
+    def forward(self, x):
+        return torch.cat([self.norm(part) for part in x.split(self.size)])
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_batch_that_is_taken_piece_by_piece(size, calibrated):
+    """The layer sees small batches, so these are what is reported."""
+    layer = nn.BatchNorm2d(3)
+    if calibrated:
+        calibrate(layer, batches())
+    data = batches(3, 16, 0.5)
+    pieces = [part for x in data for part in x.split(size)]
+    report = shift_report(Pieces(layer, size), data)
+    ((row,), (expected,)) = (r.rows for r in (report, shift_report(layer, pieces)))
+    assert report.images == 48
+    assert row["n"] == size
+    assert {k: v for k, v in row.items() if k != "layer"} == {k: v for k, v in expected.items() if k != "layer"}

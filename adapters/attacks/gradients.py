@@ -210,14 +210,28 @@ def direction(gradient: Tensor, norm: str) -> Tensor:
 
 
 def project(x: Tensor, images: Tensor, norm: str, eps: float, bounds: Bounds) -> Tensor:
-    """The nearest point of the ball around the images, then cut to the bounds, which cannot leave the ball."""
-    change = x - images
+    """The nearest point of the ball around the images, then cut to the bounds, which cannot leave the ball.
+
+    Numbers of the images' dtype may not meet it: where rounding left ball or bounds, they are the next ones inside.
+    """
+    wide = torch.float64 if images.device.type in ("cpu", "cuda") else torch.float32
+    center = images.to(wide)
+    change = x.to(wide) - center
     if norm == "linf":
         change = change.clamp(-eps, eps)
     else:
         length = _rows(change).norm(dim=1)
         change = change * _as_rows((eps / length.clamp(min=eps)), change)
-    return (images + change).clamp(*bounds)
+    exact = (center + change).clamp(*bounds)
+    y = exact.to(images.dtype)
+    found = y.to(wide)
+    change = found - center
+    if norm == "linf":
+        left = change.abs() > eps
+    else:
+        left = _as_rows(_rows(change).norm(dim=1) > eps, change) & (change.abs() > (exact - center).abs())
+    left |= found != found.clamp(*bounds)
+    return torch.where(left, y.nextafter(images), y)
 
 
 def in_ball(images: Tensor, norm: str, eps: float, generator: torch.Generator | None) -> Tensor:

@@ -323,7 +323,7 @@ def _by_toolbox(
     )
     with _seeded(generator, images.device):
         changed = make(estimator).generate(images.float().cpu().numpy(), labels.cpu().numpy())
-    return torch.as_tensor(changed).to(images).clamp(*bounds)
+    return torch.as_tensor(changed, device="cpu").to(images).clamp(*bounds)
 
 
 def _parts(attack: Attack, loss: Loss) -> tuple[Network, Tensor]:

@@ -90,7 +90,7 @@ def _replay(cells: Cells, conditions: list[Condition], size: int, estimator: str
     shifts = {}
     for condition in conditions:
         labels = torch.from_numpy(cells.ranks(cell(condition, size, estimator)))
-        logits = -torch.arange(LAST + 1.0).expand(len(labels), -1)  # class r has rank r
+        logits = -torch.arange(LAST + 1.0, device="cpu").expand(len(labels), -1)  # class r has rank r
         shifts[str(condition)] = [(logits, labels)]
     return evaluate(nn.Identity(), shifts, 1 if estimator == TRAINED else size, resamples=RESAMPLES)
 

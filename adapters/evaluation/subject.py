@@ -65,7 +65,7 @@ class Subject:
 
     def portions(self, images: NDArray[np.uint8], size: int = PORTION) -> Iterator[Tensor]:
         """Images as the network takes them, `size` at a time."""
-        mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device="cpu").reshape(3, 1, 1) for v in (self.mean, self.std))
         for start in range(0, len(images), size):
             portion = torch.from_numpy(np.ascontiguousarray(images[start : start + size]))
             yield ((portion / 255 - mean) / std).to(memory_format=torch.channels_last)

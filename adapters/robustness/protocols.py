@@ -126,7 +126,7 @@ def evaluate(
     return scores
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would spoil what a network makes at first use, parameters and caches, for training
 def ranks(model: nn.Module, loader: Loader, batch_size: int | None) -> NDArray[np.int64]:
     """How many classes come before the right one, for every image; 0 is right.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from shrinkstats.adapters.torch.addresses import REAL
@@ -68,10 +67,10 @@ def unfit_noise(tables: list[Any], channels: int) -> str | None:
 def impossible_noise(calibration: dict[str, Tensor]) -> str | None:
     """Which of the noise buffers in a file holds what calibration cannot have measured."""
     for name, v in calibration.items():
-        if not v.is_meta and not bool(
-            (torch.isfinite(v) if name == "noise_sd_bias" else (v >= 0) & (v < math.inf)).all()
-        ):
-            return f"{name} should hold {'finite' if name == 'noise_sd_bias' else 'finite, non-negative'} numbers"
+        signed = name == "noise_sd_bias"
+        least, words = (-math.inf, "numbers, not NaN or -inf") if signed else (0, "non-negative numbers")
+        if not v.is_meta and not bool(((v >= least) & (v != -math.inf)).all()):  # inf: beyond half precision
+            return f"{name} should hold {words}"
     return None
 
 

@@ -46,7 +46,7 @@ def normalize(layer: Any, x: Tensor, kappa: float) -> Tensor | None:
     job = team.plan("affine", dtype, shape, (strides, y.stride()), None)
     lines = np.empty((3, job.copies * job.channels), dtype)
     if not blend.adapted_lines(
-        sums, data.numel() // (groups * shape[1]), shape[0], kappa, layer.eps,
+        sums, data.numel() // (groups * shape[1]), shape[0], kappa, float(layer.eps),
         *(fused._vector(vector_of(layer, name)) for name in (*BUFFERS, *PARAMETERS)), lines,
     ):  # fmt: skip
         return None

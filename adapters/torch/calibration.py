@@ -105,14 +105,21 @@ def calibrate(
             waiting = {name: found[name] for name in found if name in unseen and here[name]}
             if waiting and entry.sizes[-1] > 1:
                 unseen -= _seen_apart(run, waiting, entry, here, random, device)
+        unreached = [name for name in found if not calls[name]]
+        if unreached and any(entry.sizes):
+            raise ValueError(
+                f"no image reached layer {', '.join(unreached)} in evaluation, as of a head that runs only in "
+                f"training; leave it out with exclude={unreached}"
+            )
         measured = {name: _measured(name, layer, calls[name], name in unseen) for name, layer in found.items()}
         for name, layer in found.items():
             rows, values = measured[name]
             vars(layer).pop("image_rows", None)
             if rows != 1:
                 layer.image_rows = rows
-            for buffer, value in zip(NOISE_BUFFERS, values, strict=True):
-                setattr(layer, buffer, value.to(layer.running_var.dtype))
+            with torch.inference_mode(False):  # or the buffers could never be changed in place outside of it
+                for buffer, value in zip(NOISE_BUFFERS, values, strict=True):
+                    setattr(layer, buffer, value.to(layer.running_var.dtype, copy=True))
     return model
 
 

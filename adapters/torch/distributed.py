@@ -41,7 +41,7 @@ def merge(batch: Moments, x: Tensor, group: Any, *, extremes: bool) -> Moments:
     size = batch.count // max(batch.samples, 1)
     table[rank, :HEADER] = torch.tensor([batch.samples, size, x.requires_grad], **place)
     if batch.count:
-        table[rank, HEADER:] = torch.cat([torch.as_tensor(v) for v in vectors]).to(**place)
+        table[rank, HEADER:] = torch.cat([torch.as_tensor(v, **place) for v in vectors])
     elif not on_host:
         table[rank, HEADER:] = x.sum()  # zero, and a graph: backward has to come by
     table = _AllReduce.apply(table, group)

@@ -212,7 +212,7 @@ def _pullback(rule: Rule, g: Statistics) -> Cotangent:
     with torch.enable_grad():
         vectors = Moments(batch.count, batch.samples, mean, m2, low, high, batch.sample_weight, mean, sample_m2)
         statistics = rule.estimator.statistics(vectors, None if rule.prior is None else _tensors(rule.prior, mean))
-    wanted = [(s, torch.as_tensor(v)) for s, v in zip(statistics, g, strict=True) if s.requires_grad]
+    wanted = [(s, torch.as_tensor(v, device=s.device)) for s, v in zip(statistics, g, strict=True) if s.requires_grad]
     if not wanted:
         return Cotangent()
     outputs, gradients = zip(*wanted, strict=True)
@@ -299,6 +299,6 @@ def _tensors(prior: Prior, like: Tensor) -> Prior:
             return None
         if isinstance(v, tuple):
             return type(v)(*map(convert, v))
-        return torch.as_tensor(v).to(like)
+        return torch.as_tensor(v, dtype=like.dtype, device=like.device)
 
     return Prior(*map(convert, prior))

@@ -47,7 +47,8 @@ def _center_and_slope(layer: Any, x: Tensor, estimator: Estimator) -> tuple[Tens
     if prior is not None and isinstance(batches.mean, Tensor):
         prior = fused._tensors(prior, batches.mean)
     center, spread = estimator.statistics(batches, prior)
-    return torch.as_tensor(center), torch.as_tensor(1 / estimator.scale(spread, layer.eps))
+    slope = 1 / estimator.scale(spread, float(layer.eps))
+    return torch.as_tensor(center, device=x.device), torch.as_tensor(slope, device=x.device)
 
 
 def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:

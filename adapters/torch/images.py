@@ -184,8 +184,11 @@ def check_order(name: str, rows: int, before: list[Call], after: list[Call]) -> 
         changed = change > max(CHANGED * float(change.max()), least)
         if changed[: len(changed) - rows].any():
             problem = (
-                "one image changes the rows of others: its images are not independent, or an image's rows do not lie "
-                "together (flatten images before tokens, as x.flatten(0, 1) does for x of shape (images, tokens, c))"
+                "one image changes the rows of others: its images are not independent, as after a layer before it that "
+                "takes statistics of the batch (track_running_stats=False); or an image's rows do not lie together "
+                "(flatten images before tokens, as x.flatten(0, 1) does for x of shape (images, tokens, c)); or the "
+                "network draws random numbers in evaluation that torch.manual_seed does not control (a generator of "
+                "its own, numpy.random)"
             )
             raise ValueError(f"layer {name}: {problem}; {alone}")
         seen = seen or bool(changed.any())

@@ -181,7 +181,7 @@ def _direction(net: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
     for name, weights in net.named_parameters():
         if weights.ndim < 2:
             continue
-        random = torch.randn(weights.shape, generator=generator, dtype=torch.float64).flatten(1)
+        random = torch.randn(weights.shape, generator=generator, dtype=torch.float64, device="cpu").flatten(1)
         lengths = weights.detach().flatten(1).double().norm(dim=1, keepdim=True).cpu()
         random *= lengths / random.norm(dim=1, keepdim=True)
         direction[name] = random.view(weights.shape).to(weights)

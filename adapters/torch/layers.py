@@ -33,15 +33,21 @@ class _Affine:
     def __get__(self, layer: Any, owner: Any = None) -> Any:
         if layer is None:
             return self
-        if sys._getframe(1).f_code is self.converter:
+        if not torch.compiler.is_compiling() and sys._getframe(1).f_code is self.converter:
             raise TypeError(
                 "SyncBatchNorm.convert_sync_batchnorm would drop the estimators of converted layers: use "
                 "convert(model, estimator, process_group=torch.distributed.group.WORLD) instead, or call it first"
             )
+        if "affine" not in vars(layer):
+            raise AttributeError("affine")  # torch.nn.Module says it in its own words
         return vars(layer)["affine"]
 
     def __set__(self, layer: Any, value: Any) -> None:
         vars(layer)["affine"] = value
+
+    def __delete__(self, layer: Any) -> None:
+        self.__get__(layer)
+        del vars(layer)["affine"]
 
 
 class ShrinkBatchNorm(_BatchNorm):
@@ -112,6 +118,8 @@ class ShrinkBatchNorm(_BatchNorm):
 
     def _normalize_batch(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
+        if self.eps <= 0:
+            self._check_eps()
         if self._watch is not None:
             self._watch(input)
         if not self.training and self.adaptation is None and self.running_mean is not None:
@@ -130,6 +138,13 @@ class ShrinkBatchNorm(_BatchNorm):
             return images.apart(self._by_rule(images.together(input, self.image_rows), adapting, group))
         return self._by_rule(input, adapting, group)
 
+    def _check_eps(self) -> None:
+        """As PyTorch has it; a rule of somebody's own may need none."""
+        by_batch = self.training or self.running_mean is None
+        least = "positive" if by_batch and type(self.estimator).__module__ == Estimator.__module__ else "non-negative"
+        if self.eps < 0 or least == "positive":
+            raise ValueError(f"eps must be {least}, got {self.eps}")
+
     def _by_rule(self, input: Tensor, adapting: bool, group: Any) -> Tensor:
         """With statistics of the batch, as the estimator makes them."""
         estimator = self.adaptation if adapting else self.estimator
@@ -140,7 +155,7 @@ class ShrinkBatchNorm(_BatchNorm):
             output = blended.normalize(self, input, estimator.kappa)
             if output is not None:
                 return output
-        rule = fused.Rule(estimator, None, self.eps, group)
+        rule = fused.Rule(estimator, None, float(self.eps), group)
         if estimator.uses_prior and group is None:
             rule.prior = self._prior(input, input.size(0))
         elif estimator.uses_prior:
@@ -152,7 +167,7 @@ class ShrinkBatchNorm(_BatchNorm):
 
     def _evaluate(self, input: Tensor) -> Tensor:
         """With the running statistics, PyTorch's own affine pass: a plain rule computes what nn.BatchNorm does."""
-        var, eps = self.running_var, self.eps
+        var, eps = self.running_var, float(self.eps)
         if type(self.estimator).scale is not Estimator.scale:
             var, eps = self.estimator.scale(var, eps).square(), 0.0
         return torch.batch_norm(
@@ -191,15 +206,15 @@ class ShrinkBatchNorm(_BatchNorm):
         buffers, batches = (self.running_mean, self.running_var), self.num_batches_tracked
         if batches is not None:
             batches.add_(1)
-        if buffers[0] is None:
+        if buffers[0] is None or (self.momentum is None and batches is None):
             return
         if self.momentum is not None and isinstance(center, np.ndarray) and all(map(addresses.writable, buffers)):
-            vectors.follow(*map(addresses.array, buffers), center, spread, self.momentum)
+            vectors.follow(*map(addresses.array, buffers), center, spread, float(self.momentum))
             torch.autograd.graph.increment_version(buffers)
             return
         for buffer, value in zip(buffers, (center, spread), strict=True):
             with torch.no_grad():
-                value = torch.as_tensor(value, dtype=buffer.dtype).detach()
+                value = torch.as_tensor(value, dtype=buffer.dtype, device=buffer.device).detach()
                 share = 1 / batches.to(value.dtype) if self.momentum is None else self.momentum
                 buffer.add_((value - buffer) * share)
 
@@ -207,15 +222,17 @@ class ShrinkBatchNorm(_BatchNorm):
         # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.
         before = {name: getattr(self, name) for name in NOISE_BUFFERS}
         calibration = {name: state_dict.get(prefix + name) for name in NOISE_BUFFERS}
-        like, errors = self.running_var, args[-1]
+        like = self.running_var if self.running_var is not None else self.noise_mean
+        errors = args[-1]
         given = like is not None and any(v is not None for v in calibration.values())  # else: unexpected keys
-        fault = agreement.unfit_noise(list(calibration.values()), self._width_of(calibration)) if given else None
+        fault = agreement.unfit_noise(list(calibration.values()), self._width_of(calibration, like)) if given else None
         fault = fault or (agreement.impossible_noise(calibration) if given else None)
         if fault:
             errors.append(f"calibration of {prefix.rstrip('.') or 'the layer'}: {fault}")
         for name, v in calibration.items():
-            whole = given and not fault
-            setattr(self, name, torch.empty(v.shape, dtype=like.dtype, device=like.device) if whole else None)
+            with torch.inference_mode(False):  # or it could never be changed in place outside of it
+                empty = torch.empty(v.shape, dtype=like.dtype, device=like.device) if given and not fault else None
+            setattr(self, name, empty)
             if fault:
                 state_dict.pop(prefix + name, None)
         entry = state_dict.pop(prefix + saved.KEY, None)
@@ -226,10 +243,10 @@ class ShrinkBatchNorm(_BatchNorm):
             for name, v in before.items():
                 setattr(self, name, v)
 
-    def _width_of(self, calibration: dict[str, Any]) -> int:
+    def _width_of(self, calibration: dict[str, Any], like: Tensor) -> int:
         """The channels that a calibration has to have; a lazy layer has none yet, and takes those it is given."""
-        if not is_lazy(self.running_var):
-            return self.running_var.numel()
+        if not is_lazy(like):
+            return like.numel()
         first = calibration[NOISE_BUFFERS[0]]
         return first.numel() if isinstance(first, Tensor) else 0
 

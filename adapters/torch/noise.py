@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shrinkstats._arrays import namespace
 from shrinkstats.prior import SamplingNoise
 
 NOISE_BUFFERS = ("noise_mean", "noise_sd", "noise_sd_bias")
 
+FAR = 1e20  # stands for infinity, which half precision soon comes to: sums and products of it stay numbers
 GROUPS = 8  # batches that a variance over batches is taken from, at least
 
 
@@ -45,6 +47,15 @@ def noise_of(layer: Any, n: float, convert: Callable[[Tensor], Any]) -> Sampling
     if layer.noise_mean is None:
         return None
     mean, sd, bias = (convert(getattr(layer, name)) for name in NOISE_BUFFERS)
+    xp = namespace(noise_mean=mean)
+    mean, sd, bias = (xp.where(xp.isinf(v), FAR, v) for v in (mean, sd, bias))
+    noise = _for_batches(n, mean, sd, bias)
+    # Where not even the bias is known, a batch says nothing of the standard deviation: as if it had none.
+    return noise._replace(sd_bias=xp.where(noise.sd_bias > FAR / 1e10, -1.0, noise.sd_bias))
+
+
+def _for_batches(n: float, mean: Any, sd: Any, bias: Any) -> SamplingNoise:
+    """That of batches of n images, between the lines of the buffers."""
     if torch.compiler.is_compiling() or type(n) not in (int, float):
         return _noise_of_any(n, mean, sd, bias)
     position = min(math.log2(n), len(sd) - 1)

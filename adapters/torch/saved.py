@@ -19,6 +19,7 @@ from shrinkstats.estimators import Estimator
 
 KEY = "_extra_state"
 LONGEST = 4096  # bytes; what is written takes about a hundred
+ROUNDING = 0.01  # of a weighted average of equal bytes
 
 RULES: dict[str, type[Estimator]] = {
     name: rule
@@ -34,7 +35,9 @@ def written(layer: Any) -> Tensor | None:
         content["image_rows"] = layer.image_rows
     if layer.adaptation is not None:
         content["adaptation"] = _described(layer.adaptation)
-    return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8) if content else None
+    if not content:
+        return None
+    return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8, device="cpu")
 
 
 def read(saved: Any, layer: Any) -> tuple[Estimator | None, int, str | None]:
@@ -46,9 +49,12 @@ def read(saved: Any, layer: Any) -> tuple[Estimator | None, int, str | None]:
         If it is not what `written` writes.
     """
     try:
-        if not isinstance(saved, Tensor) or saved.dtype != torch.uint8 or saved.ndim != 1 or len(saved) > LONGEST:
+        if not isinstance(saved, Tensor) or saved.is_complex() or saved.ndim != 1 or len(saved) > LONGEST:
             raise ValueError("not a short vector of bytes")
-        content = json.loads(bytes(saved.tolist()))
+        values = saved.double().round()  # state dicts are cast and averaged, all of their entries alike
+        if not bool(((values - saved).abs() < ROUNDING).all()):
+            raise ValueError("not a vector of bytes, but of other numbers")
+        content = json.loads(bytes(map(int, values.tolist())))
         if not isinstance(content, dict) or content.keys() - {"image_rows", "adaptation"}:
             raise ValueError("not an entry of ours")
         rows = content.get("image_rows", 1)

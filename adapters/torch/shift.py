@@ -49,7 +49,7 @@ class ShiftReport:
         - layer, depth, channels: its name, its place, its width
         - distance: between the statistics of the training data and of all the data, the square root of the
           normalized squared W2 distance averaged over channels; 1 is one standard deviation of the training data
-        - n: images in a batch
+        - n: images in a batch, as the layer sees it: fewer where the network takes the loader's piece by piece
         - noise: distance of the means that chance would show in a batch of n images, in the same unit
         - weight_mean, weight_sd: what the Stein blend gives to such a batch, for mean and standard deviation;
           averages over the batches
@@ -147,12 +147,13 @@ class ShiftReport:
 class _Seen:
     """What one layer has seen."""
 
+    n: int = 0  # images in a batch
     total: Moments | None = None
     weights: list[tuple[float, float]] = field(default_factory=list)
     noise: list[float] = field(default_factory=list)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def shift_report(
     model: Model, loader: Iterable[Any], *, forward: Forward | None = None, exclude: Excluded = ()
 ) -> ShiftReport:
@@ -164,8 +165,8 @@ def shift_report(
         A network with batch norm layers. It evaluates the data as it stands, adapted or not: the statistics of
         later layers depend on that. It is left as it was.
     loader : iterable
-        Yields batches as :func:`calibrate` takes them; the size of the first is the n of the report. A smaller last
-        batch counts for the distance alone.
+        Yields batches as :func:`calibrate` takes them; the size of the first is the n of the report. A batch, or
+        piece of one, of another size counts for the distance alone.
     forward : callable, optional
         ``forward(model, batch)`` calls ``model(...)`` on a batch of any other kind.
     exclude : iterable of str or torch.nn.Module
@@ -219,8 +220,7 @@ def shift_report(
             images = entry.count(name, len(x), layer.image_rows)
             check_rows(name, layer, x, images)
             if len(x):
-                full = images == next((size for size in entry.sizes if size), images)
-                _look(layer, together(x, layer.image_rows), seen.setdefault(name, _Seen()), full)
+                _look(layer, together(x, layer.image_rows), seen.setdefault(name, _Seen()))
 
         stack.enter_context(watching(layers, look))
         for run in passes(model, loader, forward, device_of(layers)):
@@ -229,17 +229,19 @@ def shift_report(
         if not sizes:
             raise ValueError("the loader gave no images to compare with the training data")
         calibrated = all(layer.noise_mean is not None for layer in layers.values())
-        rows = [_row(depth, name, layers[name], found, sizes[0]) for depth, (name, found) in enumerate(seen.items())]
+        rows = [_row(depth, name, layers[name], found) for depth, (name, found) in enumerate(seen.items())]
     return ShiftReport(rows, sum(sizes), calibrated)
 
 
-def _look(layer: ShrinkBatchNorm, x: Tensor, seen: _Seen, full: bool) -> None:
+def _look(layer: ShrinkBatchNorm, x: Tensor, seen: _Seen) -> None:
     """Note what a batch says on its way through a layer."""
     stack = groups.moments(x, len(x), extremes=True)
-    vectors = {k: torch.as_tensor(v[0]) for k, v in vars(stack).items() if not isinstance(v, (int, float))}
+    first = {k: v[0] for k, v in vars(stack).items() if not isinstance(v, (int, float))}
+    vectors = {k: torch.as_tensor(v, device=x.device) for k, v in first.items()}
     batch = replace(stack, **vectors)
     seen.total = batch if seen.total is None else seen.total + batch
-    if not full:
+    seen.n = seen.n or len(x)
+    if len(x) != seen.n:
         return
     source = Statistics(layer.running_mean.to(batch.mean), layer.running_var.to(batch.mean))
     noise = noise_of(layer, len(x), lambda v: v.to(batch.mean.dtype)) or SamplingNoise(batch.noise, None, None)
@@ -251,8 +253,8 @@ def _look(layer: ShrinkBatchNorm, x: Tensor, seen: _Seen, full: bool) -> None:
     seen.noise.append(float((noise.mean / source.var)[votes].mean()))
 
 
-def _row(depth: int, name: str, layer: ShrinkBatchNorm, seen: _Seen, n: int) -> dict[str, Any]:
-    total = seen.total
+def _row(depth: int, name: str, layer: ShrinkBatchNorm, seen: _Seen) -> dict[str, Any]:
+    total, n = seen.total, seen.n
     votes = layer.running_var > 0  # a channel that was constant in training has no unit
     source = Statistics(*(v[votes].to(total.mean) for v in (layer.running_mean, layer.running_var)))
     target = Statistics(total.mean[votes], total.var()[votes])

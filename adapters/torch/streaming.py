@@ -292,7 +292,8 @@ def _like(x: Any) -> Callable[[Tensor], Any]:
 def _batches(moments: Moments) -> list[Memory]:
     """One batch, or those of a stack in their order."""
     vectors = (moments.mean, moments.var(), moments.sample_m2 * (moments.samples / moments.count**2))
-    mean, var, between = (torch.as_tensor(v).detach().reshape(-1, v.shape[-1]) for v in vectors)
+    device = moments.mean.device if isinstance(moments.mean, Tensor) else "cpu"
+    mean, var, between = (torch.as_tensor(v, device=device).detach().reshape(-1, v.shape[-1]) for v in vectors)
     n = float(moments.samples)
     return [Memory(n, n, *parts) for parts in zip(mean, var, between, strict=True)]
 

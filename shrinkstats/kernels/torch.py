@@ -142,7 +142,7 @@ class _Affine(torch.autograd.Function):  # type: ignore[misc]
         if needed[1] or needed[2]:
             with threads.at_most(torch.get_num_threads()):
                 total, product = cpu.reduce_grad(view(g), view(x), ctx.axis, view(pivot))
-            da, db = (torch.tensor(v, dtype=a.dtype) for v in (product, total))
+            da, db = (torch.tensor(v, dtype=a.dtype, device=a.device) for v in (product, total))
         return dx, None, da, db, None
 
 
@@ -150,8 +150,9 @@ def _moments(x: Tensor, axis: int, sample_axis: int | None) -> tuple[list[Tensor
     """What NumPy's way gives; vectors that are one are given once."""
     with threads.at_most(torch.get_num_threads()):
         m = moments_of(view(x), axis=axis, sample_axis=sample_axis)
-    vectors = [torch.tensor(v) for v in (m.mean, m.m2, m.minimum, m.maximum)]
-    return [*vectors, None if m.sample_m2 is m.m2 else torch.tensor(m.sample_m2)], (m.count, m.samples, m.sample_weight)
+    vectors = [torch.tensor(v, device=x.device) for v in (m.mean, m.m2, m.minimum, m.maximum)]
+    sample_m2 = None if m.sample_m2 is m.m2 else torch.tensor(m.sample_m2, device=x.device)
+    return [*vectors, sample_m2], (m.count, m.samples, m.sample_weight)
 
 
 def _affine(x: Tensor, axis: int, pivot: Tensor, a: Tensor, b: Tensor) -> Tensor:
