@@ -213,14 +213,15 @@ def _read(path: Path) -> tuple[list[str], Vector, Vector]:
         if suffix == ".npz":
             table = _Archive(path)
         elif suffix == ".json":
-            table = json.loads(path.read_text(encoding="utf-8"))
+            table = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
         else:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file))
+                reader = csv.DictReader(file)
+                header, rows = reader.fieldnames or (), list(reader)
             if surplus := next((i for i, row in enumerate(rows, 2) if None in row), None):
-                raise ValueError(f"{path}, row {surplus}: more columns than in the header")
-            table = {name: [row[name] for row in rows] for name in (rows[0] if rows else {}) if name is not None}
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, RecursionError) as error:
+                raise ValueError(f"row {surplus} has more columns than the header")
+            table = _each_once([(name, [row[name] for row in rows]) for name in header])
+    except (ValueError, csv.Error, RecursionError) as error:
         raise ValueError(f"{path}: damaged, or not a table of statistics: {error}") from error
     if not isinstance(table, dict | _Archive):
         raise ValueError(f"{path}: not a table of statistics")
@@ -233,9 +234,22 @@ def _read(path: Path) -> tuple[list[str], Vector, Vector]:
     mean, var = (_vector(path, name, table[name]) for name in (mean_name, var_name))
     if mean.shape != var.shape:
         raise ValueError(f"{path}: {mean_name} has {mean.size} channels, {var_name} {var.size}")
-    given = np.asarray(table["channel"]).tolist() if "channel" in table else []
-    names = [str(v) for v in given] if isinstance(given, list) and len(given) == len(mean) else None
-    return names or [str(i) for i in range(len(mean))], mean, var
+    if "channel" not in table:
+        return [str(i) for i in range(len(mean))], mean, var
+    names = table["channel"].tolist() if suffix == ".npz" else table["channel"]
+    if not isinstance(names, list) or not all(type(name) in (str, int) for name in names):
+        raise ValueError(f"{path}: channel is not a list of names")
+    if len(names) != len(mean):
+        raise ValueError(f"{path}: channel has {len(names)} names for {len(mean)} channels")
+    return [str(name) for name in names], mean, var
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary of names that may not be given twice, at least not those that are looked at."""
+    for name in ("channel", *(name for pair in COLUMNS for name in pair)):
+        if sum(other == name for other, _ in pairs) > 1:
+            raise ValueError(f"{name} is there twice")
+    return dict(pairs)
 
 
 class _Archive:
@@ -256,7 +270,15 @@ class _Archive:
 
 
 def _vector(path: Path, name: str, values: Any) -> Vector:
+    # In a .csv a number is a text; elsewhere a text, a bool or a dictionary may be read as numbers, but is none.
+    numbers = (str,) if path.suffix.lower() == ".csv" else (int, float)
     try:
+        if isinstance(values, np.ndarray):
+            known = values.ndim == 1 and values.dtype.kind in "iuf"
+        else:
+            known = isinstance(values, list) and all(v is None or (type(v) in numbers) for v in values)
+        if not known:
+            raise TypeError
         vector = np.asarray([math.nan if v is None or v == "" else v for v in values], dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {name} is not a list of numbers") from error

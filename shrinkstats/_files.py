@@ -93,6 +93,8 @@ def _read_npz(path: Path, key: str | None) -> np.ndarray[Any, Any]:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         if not names:
             raise ValueError("it holds no arrays")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"it holds two arrays called {twice[0]}")
         if key is None and len(names) > 1:
             raise UsageError(f"{path} holds several arrays: choose one by --key {'|'.join(names)}")
         if key is not None and key not in names:

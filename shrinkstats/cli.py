@@ -4,11 +4,13 @@
 # annotations as objects.
 
 import csv
+import io
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +38,8 @@ def main() -> None:
         app = application()
     except ModuleNotFoundError as error:
         sys.exit(f'The command line needs {error.name}: pip install "shrinkstats[cli]"')
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that a terminal has no letters for are no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()
 
 
@@ -120,11 +124,8 @@ def application() -> "typer.Typer":
                 _check_output(output, force)
             goal = _target(target)
             table = _estimate(file, read(file, key), axis, sample_axis, goal)
+            _write_whole((output, partial(_write, table)))
             _show(table, all_rows)
-            if output is not None:
-                with whole(output) as temporary:
-                    _write(table, temporary)
-                typer.echo(f"Written to {output}", err=True)
 
     @app.command()
     def bounds(
@@ -174,11 +175,7 @@ def application() -> "typer.Typer":
             if bad := [value for value in strengths if not value >= 0]:
                 raise UsageError(f"--strength must be at least 0, got {bad[0]:g}")
             result = _bounds.bounds(source, target, n=samples, strengths=strengths, alpha=alpha, normalized=normalized)
-            for path, write in ((output, _write_bounds), (picture, _bounds.draw)):
-                if path is not None:
-                    with whole(path) as temporary:
-                        write(result, temporary)
-                    typer.echo(f"Written to {path}", err=True)
+            _write_whole((output, partial(_write_bounds, result)), (picture, partial(_bounds.draw, result)))
             _show_bounds(result, all_rows)
 
     @app.command()
@@ -312,11 +309,7 @@ def application() -> "typer.Typer":
                 resume=resume,
                 progress=not quiet,
             )
-            for path, write in ((output, report.save), (picture if report.rows else None, report.plot)):
-                if path is not None:
-                    with whole(path) as temporary:
-                        write(temporary)
-                    typer.echo(f"Written to {path}", err=True)
+            _write_whole((output, report.save), (picture if report.rows else None, report.plot))
             if quiet:
                 typer.echo(report.verdict)
             else:
@@ -454,12 +447,8 @@ def application() -> "typer.Typer":
             if len(wanted) > 1:
                 raise UsageError(f"--shift: expected one shift at one severity, such as fog:3, got {condition!r}")
             report = evaluation.compare(subject, wanted[0], min(batch, len(subject.places)))
-            if output is not None:
-                (report.to_csv if output.suffix.lower() == ".csv" else report.to_json)(output)
-            if picture is not None:
-                report.plot(picture)
-            for path in filter(None, (output, picture)):
-                typer.echo(f"Written to {path}", err=True)
+            text = report.to_csv if output is not None and output.suffix.lower() == ".csv" else report.to_json
+            _write_whole((output, text), (picture, report.plot))
             _show_shift(report, str(wanted[0]), all_rows)
 
     @app.command()
@@ -541,6 +530,18 @@ def _check_output(output: Path, force: bool, formats: tuple[str, ...] = FORMATS,
         raise UsageError(f"{option}: there is no folder {output.parent}")
     if output.is_dir() or (output.exists() and not force):
         raise UsageError(f"{output} exists{'' if output.is_dir() else '; --force overwrites it'}")
+
+
+def _write_whole(*files: tuple[Path | None, Callable[[Path], object]]) -> None:
+    """Write what was asked for before anything is said of it: nobody may be there to read that."""
+    import typer
+
+    wanted = [(path, write) for path, write in files if path is not None]
+    for path, write in wanted:
+        with whole(path) as temporary:
+            write(temporary)
+    for path, _ in wanted:
+        typer.echo(f"Written to {path}", err=True)
 
 
 @dataclass(frozen=True)
@@ -695,7 +696,8 @@ def _show_bounds(result: "Bounds", all_rows: bool) -> None:
     unit = ", in units of the source's variance" if result.normalized else ""
     over = f"; means over {len(result.names)} channels" if several else ""
     console.print(f"Expected squared W2 between the target and a blend with {result.n} of its samples{unit}{over}")
-    weight = 1 - result.n / (result.strength + result.n)
+    with np.errstate(divide="ignore"):
+        weight = 1 / (1 + result.n / result.strength)  # N / (N + n), from N = 0 to infinity
     columns = {"source_weight": weight, "lower": result.lower.mean(axis=1), "upper": result.upper.mean(axis=1)}
     _grid(console, "strength", [f"{value:g}" for value in result.strength], columns, True)
     if several:

@@ -1,5 +1,6 @@
 """Proofs of dominance: what is known must come out, and nothing else may."""
 
+from contextlib import suppress
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
@@ -248,6 +249,35 @@ def test_rules_that_fall_are_judged_by_the_difference_not_by_monotonicity():
     assert certify(falling(2, 69, 10), MEAN, dim=10).proved
     assert not certify(falling(2, 71, 10), MEAN, dim=10).proved
     assert not certify(falling(8.01, 1, 1e6), MEAN, dim=10).proved  # more than 2 (c - 2) at the target
+
+
+@pytest.mark.parametrize("place", [4.0**-10, 4.0, 3.0])
+@pytest.mark.parametrize(
+    "jump",
+    [
+        lambda x: 3.999 - 2.5458 * np.arctan(1000 / x),
+        lambda x: 4 - np.tanh(1 / x),
+        lambda x: 4 - np.tanh(1 / x) ** 3,
+        lambda x: 4 + 0.5 * np.arctan(1 / x),
+        lambda x: 7.9 / (1 + np.exp(1 / x)),
+        lambda x: np.minimum(7.0, np.maximum(1.0, -1 / x)),
+        lambda x: 4 - 1 / (1 + np.exp(-1 / x)),
+        lambda x: 4 - x / np.sqrt(x * x),
+        lambda x: 4 + np.tanh(np.exp(1 / x)),
+    ],
+)
+def test_a_jump_is_seen_wherever_cells_meet(jump, place):
+    """Up or down: Stein's identity holds for neither. Each of two cells that meet there sees one side of it."""
+    for rule in (SymmetricRule(lambda w: jump(w - place)), SymmetricRule(lambda w: jump(place - w))):
+        with suppress(ValueError):  # 0 / 0 has no value
+            assert not certify(rule, MEAN, dim=6).proved
+            assert not certify(MEAN, rule, dim=6).proved
+
+
+def test_dividing_by_w_is_no_jump():
+    """At w = 0 nothing has to be continuous: there is no other side."""
+    for formula in (lambda w: 8 / (1 + 3 / w), lambda w: 8 * np.exp(-1 / w), lambda w: 8 - np.tanh(1 / w)):
+        assert certify(SymmetricRule(formula), MEAN, dim=10).proved
 
 
 def test_an_unbounded_rule_is_not_proved():

@@ -57,6 +57,11 @@ def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
 
 
+def shrinkstats_command(*arguments, **options):
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": PATIENCE} | options
+    return subprocess.run([sys.executable, "-m", "shrinkstats.cli", *arguments], check=False, **options)
+
+
 # What it computes and writes
 
 
@@ -375,3 +380,40 @@ def test_a_column_of_data_that_happens_to_count(call, tmp_path):
     Path("x.csv").write_text("time,b\n0,1.5\n1,2.5\n2,0.5\n")
     works(call("estimate", "x.csv", "--output", "x.json"))
     assert json.loads(Path("x.json").read_text())["channel"] == ["time", "b"]
+
+
+# Where it is run
+
+
+FULL = Path("/dev/full")
+WRITING = {
+    "estimate": ["estimate", "x.csv", "--output", "out.json"],
+    "bounds": ["bounds", "--source", "0,1", "--target", "1,2", "-n", "8", "--output", "out.json"],
+    "dominance": "dominance james-stein-plain --constant 2.5 --dim 8 -n 4 --known-variance 1 --budget 8192 --radii 0,1 "
+    "--output out.json".split(),
+}
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is full")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("command", WRITING)
+def test_files_are_written_though_nobody_can_read_the_table(command, stream, tmp_path):
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
+    (tmp_path / "x.csv").write_text("a,b,c\n1,2,3\n2,3,5\n4,1,7\n")
+    pictures = [] if command == "estimate" else ["--picture", "p.svg"]
+    with FULL.open("w") as full:
+        result = shrinkstats_command(*WRITING[command], *pictures, cwd=tmp_path, **{stream: full})
+    assert result.returncode != 0
+    assert load(tmp_path / "out.json")
+    assert all((tmp_path / name).exists() for name in pictures[1:])
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_letters_that_the_terminal_lacks_are_no_reason_to_fail(encoding, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    (tmp_path / "x.csv").write_text("\u03b1,\u03b2\n1,2\n2,3\n4,1\n", encoding="utf-8")
+    for arguments, part in ((["--help"], b"Usage"), (["estimate", "x.csv", "--output", "out.csv"], rb"\u03b1")):
+        result = shrinkstats_command(*arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert part in result.stdout
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[1].startswith("\u03b1,")

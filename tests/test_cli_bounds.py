@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,11 @@ def test_strengths_of_ones_own(call):
     assert [line.split()[:2] for line in text.splitlines()[2:5]] == [
         ["0.5", "0.0588235"], ["16", "0.666667"], ["inf", "1"],
     ]  # fmt: skip
+
+
+def test_small_weights_keep_their_digits(call):
+    text = works(call(*NUMBERS[:-1], str(10**18), "--strength", "1", "--strength", "0", "--strength", "inf"))
+    assert [line.split()[1] for line in text.splitlines()[2:5]] == ["0", "1e-18", "1"]
 
 
 @pytest.mark.parametrize("normalized", [[], ["--normalized"]])
@@ -276,6 +282,18 @@ def test_values_out_of_range(call, arguments):
         ("x.json", '{"mean": [1, null], "var": [1, 1]}', ["a mean is missing or infinite"]),
         ("x.json", '{"mean": [1, 2], "var": [1, -1]}', ["a variance must not be negative, got -1"]),
         ("x.json", '{"mean": [1, 2, 3], "var": [1, 1, 1], "channel": ["a", "b", "c"]}', ["different channels", "a, b"]),
+        ("x.json", '{"mean": [true, false], "var": [1, 1]}', ["mean is not a list of numbers"]),
+        ("x.json", '{"mean": [1, 2], "var": {"1": 3, "2": 4}}', ["var is not a list of numbers"]),
+        ("x.json", '{"mean": "01", "var": [1, 1]}', ["mean is not a list of numbers"]),
+        ("x.json", '{"mean": ["1", "2"], "var": [1, 1]}', ["mean is not a list of numbers"]),
+        ("x.json", '{"mean": [""], "var": [1]}', ["mean is not a list of numbers"]),
+        ("x.json", '{"mean": [1], "var": [1], "mean": [2]}', ["mean is there twice"]),
+        ("x.json", '{"mean": [1, 2], "var": [1, 1], "channel": ["a"]}', ["channel has 1 names for 2 channels"]),
+        ("x.json", '{"mean": [1, 2], "var": [1, 1], "channel": "ab"}', ["channel is not a list of names"]),
+        ("x.json", '{"mean": [1, 2], "var": [1, 1], "channel": [["a"], ["b"]]}', ["channel is not a list of names"]),
+        ("x.json", '{"mean": [1, 2], "var": [1, 1], "channel": [null, 1]}', ["channel is not a list of names"]),
+        ("x.csv", "mean,var,mean\n1,2,3\n", ["mean is there twice"]),
+        ("x.csv", "channel,mean,var,channel\na,1,2,b\n", ["channel is there twice"]),
         ("x.csv", "", ["holds no sample_mean"]),
         ("x.csv", "mean,var\n1,2\n3\n", ["a variance is missing"]),
         ("x.csv", "mean,var\n1,x\n", ["var is not a list of numbers"]),
@@ -287,6 +305,29 @@ def test_values_out_of_range(call, arguments):
 def test_files_that_are_no_table_of_statistics(call, tables, tmp_path, name, content, parts):
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     fails(call("--source", name, "--target", "train.json", "-n", "8"), 1, name, *parts)
+
+
+@pytest.mark.parametrize(
+    "mean", [np.ones(2) + 1j, np.ones(2, bool), np.array(["1", "2"]), np.array([b"1", b"2"]), np.ones(2, "m8[s]"),
+             np.ones((2, 1)), np.array(1.0), np.zeros(2, [("a", float)])],
+    ids=str,
+)  # fmt: skip
+def test_arrays_that_are_no_vector_of_numbers(call, mean):
+    np.savez("x.npz", mean=mean, var=np.ones(2))
+    fails(call("--source", "x.npz", "--target", "0,1", "-n", "8"), 1, "x.npz: mean is not a list of numbers")
+
+
+def test_arrays_of_one_name(call):
+    """An archive may hold both, and there is no saying which is meant."""
+    np.savez("x.npz", mean=np.ones(2), var=np.ones(2))
+    with zipfile.ZipFile("x.npz", "a") as archive:
+        archive.writestr("mean", archive.read("mean.npy"))
+    fails(call("--source", "x.npz", "--target", "0,1", "-n", "8"), 1, "x.npz", "two arrays called mean")
+
+
+def test_names_in_an_archive_are_counted(call):
+    np.savez("x.npz", mean=np.ones(2), var=np.ones(2), channel=np.array(["a", "b", "c"]))
+    fails(call("--source", "x.npz", "--target", "0,1", "-n", "8"), 1, "x.npz: channel has 3 names for 2 channels")
 
 
 def test_pickles_are_not_opened(call):

@@ -252,8 +252,9 @@ def _by_intervals(model: _Model, left: Formula, right: Formula) -> Certificate:
     for _ in range(ROUNDS):
         a, b = enclose(left, low, high), enclose(right, low, high)
         bound = _bound(model, a, b, low, high)
-        # An unbounded rule has no finite risk to speak of; Stein's identity is for bounded ones.
-        settled = (bound <= 0) & a.value.bounded & b.value.bounded
+        # An unbounded rule has no finite risk to speak of; Stein's identity is for bounded ones, without jumps. A jump
+        # is where a divisor changes its sign: within a cell it leaves no bound, and between two each sees one side.
+        settled = (bound <= 0) & a.value.bounded & b.value.bounded & _smooth(high, left, right)
         largest = max([largest, *bound[settled].tolist()])
         negative = negative or bool(np.any(bound[settled] < 0))
         low, high = low[~settled], high[~settled]
@@ -281,7 +282,8 @@ def _by_intervals(model: _Model, left: Formula, right: Formula) -> Certificate:
 def _check_formulas(w: Vector, *formulas: Formula) -> None:
     """Whether formulas do to numbers what they do to intervals."""
     for formula in formulas:
-        bounds, value = enclose(formula, w, w).value, np.broadcast_to(formula(w), w.shape)
+        with np.errstate(all="ignore"):  # a formula may be infinite somewhere on its way to a number
+            bounds, value = enclose(formula, w, w).value, np.broadcast_to(formula(w), w.shape)
         slack = 1e-9 * (1 + np.abs(value))
         outside = ~((bounds.low - slack <= value) & (value <= bounds.high + slack))
         if outside.any():
@@ -304,6 +306,12 @@ def _bound(model: _Model, a: Enclosure, b: Enclosure, low: Vector, high: Vector)
     bias = (a.value - b.value) * bracket
     slopes = a.slope * (one + a.value * per_df) - b.slope * (one + b.value * per_df)
     return (bias - Interval.point(4.0) * Interval(low, high) * slopes).high
+
+
+def _smooth(w: Vector, *formulas: Formula) -> NDArray[np.bool_]:
+    """Whether slopes are bounded at w, where two cells meet; infinity is the end of the last one."""
+    inside = np.where(np.isinf(w), 1.0, w)
+    return np.isinf(w) | np.logical_and.reduce([enclose(f, inside, inside).slope.bounded for f in formulas])
 
 
 def _middle(low: Vector, high: Vector) -> Vector:
