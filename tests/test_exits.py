@@ -169,8 +169,6 @@ def test_ctrl_c_while_code_is_compiled(tmp_path):
     """It comes in the middle of LLVM, which would print the exception and go on."""
     out = first("""
 from numba.core.codegen import CPUCodeLibrary
-from shrinkstats.kernels.vectors import pivot_lines
-lines = np.zeros((1, 3))
 hook = CPUCodeLibrary._object_compiled_hook.__func__
 pressed = []
 
@@ -183,6 +181,9 @@ def compiled(cls, *call):
     return hook(cls, *call)
 
 CPUCodeLibrary._object_compiled_hook = compiled
+from shrinkstats.kernels.vectors import pivot_lines
+
+lines = np.zeros((1, 3))
 assert interrupted(lambda: pivot_lines(np.ones(3), lines))
 print(pressed)
 pivot_lines(np.ones(3), lines)
