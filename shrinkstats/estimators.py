@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from shrinkstats import kernels
 from shrinkstats._arrays import Array, namespace, positive_number
 from shrinkstats.mean import pull_by_channels, shrink, shrink_by_channels
 from shrinkstats.moments import Moments, Statistics
@@ -168,10 +169,8 @@ class Stein(Estimator):
 
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
         """Of the shrinkage factor and the geometric mean, compiled."""
-        from shrinkstats.kernels import vectors
-
         batch = (moments.mean, moments.m2, moments.noise, moments.count)
-        mean, m2, noise = vectors.stein_pullback(*batch, *self.rules, g.mean, g.var)
+        mean, m2, noise = kernels.load("vectors").stein_pullback(*batch, *self.rules, g.mean, g.var)
         if self.mean != "sampling":
             return Cotangent(mean, m2)
         if moments.samples < 2:  # the noise is then var(ddof=1) / count

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from shrinkstats import kernels
 from shrinkstats._arrays import (
     Array,
     Namespace,
@@ -242,9 +243,7 @@ def _compiled(source: Any, target: Any, noise: Any, kappa: float, share: float) 
         return None
     if any(v.shape != mean.shape[-1:] for v in vectors):
         return None
-    from shrinkstats.kernels import blend as compiled
-
-    found = compiled.stein_blend(source, (mean, target.var()), noise, kappa, share)
+    found = kernels.load("blend").stein_blend(source, (mean, target.var()), noise, kappa, share)
     return None if found is None else Statistics(*found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from shrinkstats._arrays import (
     root,
     statistics_dtype,
 )
+from shrinkstats._first_use import undisturbed
 from shrinkstats.moments import Moments, Statistics, as_pair
 from shrinkstats.prior import weights
 
@@ -137,12 +138,18 @@ def wasserstein_bounds(
 
 
 def _quantile(n: float, alpha: float) -> float:
-    from scipy.special import gammaincinv
-
     alpha = positive_number("alpha", alpha)
     if alpha >= 1:
         raise ValueError(f"alpha must be below 1, got {alpha:g}")
-    return 2 * float(gammaincinv((n - 1) / 2, alpha / 2)) if n > 1 else 0.0
+    return 2 * float(_scipy().gammaincinv((n - 1) / 2, alpha / 2)) if n > 1 else 0.0
+
+
+@cache
+@undisturbed()
+def _scipy() -> Any:
+    import scipy.special
+
+    return scipy.special
 
 
 def _bounds(

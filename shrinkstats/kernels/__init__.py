@@ -18,12 +18,14 @@ themselves).
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from types import ModuleType
 
 import numpy as np
 from array_api_compat import is_cupy_array, is_dask_array
 
 from shrinkstats._arrays import Array, check_running, is_numpy, is_torch_array
+from shrinkstats._first_use import undisturbed
 from shrinkstats.kernels.cuda import DATA
 
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
@@ -43,22 +45,23 @@ def supports(x: Array) -> bool:
 def backend(x: Array) -> ModuleType:
     """The module whose passes fit x; Numba and CuPy's kernels are loaded at their first use."""
     if supports(x):
-        if is_numpy(x):
-            from shrinkstats.kernels import cpu
-
-            return cpu
-        from shrinkstats.kernels import cupy
-
-        return cupy
+        return load("cpu" if is_numpy(x) else "cupy")
     if is_torch_array(x):
-        from shrinkstats.kernels import torch
+        import torch
 
-        if torch.fits(x):
-            return torch
+        if not torch.compiler.is_compiling() and load("torch").fits(x):
+            return load("torch")
     elif is_dask_array(x):
-        from shrinkstats.kernels import dask
+        return load("dask")
+    return load("generic")
 
-        return dask
-    from shrinkstats.kernels import generic
 
-    return generic
+_loaded: dict[str, ModuleType] = {}
+
+
+def load(name: str) -> ModuleType:
+    """A module of this folder, which may import Numba."""
+    if name not in _loaded:
+        with undisturbed():
+            _loaded[name] = import_module(f"{__name__}.{name}")
+    return _loaded[name]

@@ -16,6 +16,7 @@ from numba.core.caching import FunctionCache
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
+from shrinkstats._first_use import undisturbed
 from shrinkstats.kernels import threads
 from shrinkstats.kernels.layout import Layout, flat, layout
 
@@ -76,6 +77,7 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         return lambda f: jit(f, **options)
     compiled = numba.njit(function, nogil=True, error_model="numpy", **options)
     with suppress(RuntimeError, AttributeError):  # no writable directory; or nothing is to be compiled at all
+        compiled._compile_for_args = undisturbed()(compiled._compile_for_args)
         compiled._cache = _Cache(compiled.py_func)
     return compiled
 

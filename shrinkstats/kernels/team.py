@@ -17,6 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from shrinkstats._first_use import undisturbed
 from shrinkstats.kernels import backward, compiled, cpu, sums
 from shrinkstats.kernels.compiled import inner, jit
 from shrinkstats.kernels.layout import elements, extent, furthest, layout
@@ -248,6 +249,7 @@ _BODIES: dict[str, tuple[Callable[[Any], None], Callable[[Any], None]]] = {
 
 
 @cache
+@undisturbed()
 def _body(name: str, interleaved: bool, dtype: Any) -> Any:
     """The compiled body; the object keeps the code alive."""
     signature = types.void(types.CPointer(numba.from_dtype(_record(dtype))))

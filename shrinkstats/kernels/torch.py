@@ -37,7 +37,6 @@ def fits(x: Tensor) -> bool:
         and not x.is_nested
         and x.numel() > 0
         and not DISABLED
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not x._is_zerotensor()
         and not torch._C._functorch.is_legacy_batchedtensor(x)  # gradients of several outputs at once
