@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.nn.utils.fusion import fuse_conv_bn_eval  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
-from shrinkstats.adapters.torch import ShrinkBatchNorm2d, adapt, calibrate, convert  # noqa: E402
+from shrinkstats.adapters.torch import ShrinkBatchNorm2d, adapt, again, calibrate, convert  # noqa: E402
 from shrinkstats.adapters.torch.noise import noise_of  # noqa: E402
 
 # PyTorch's own tools still use what it deprecates.
@@ -425,6 +425,40 @@ def test_checkpointing_of_activations(estimator, reentrant):
     checkpoint(twin, leaf, use_reentrant=reentrant).backward(g)
     for ours, theirs in zip(found[1:], [leaf.grad, twin.weight.grad, twin.bias.grad], strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("estimator", [BatchStatistics(), PriorBlend(16), SteinBlend()], ids=str)
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize(("momentum", "joint"), [(0.1, True), (None, False)])
+def test_checkpointing_with_running_statistics_that_moved_on(estimator, reentrant, momentum, joint):
+    """Also where batches pile up before the backward passes."""
+    found = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        blocks = [nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()) for _ in range(3)]
+        net = convert(nn.ModuleList(blocks), estimator)
+        losses = []
+        for i in range(4):
+            x = (random(4, 3, 6, 6, seed=i) * (i + 1)).requires_grad_()
+            for block in net:
+                block[1].momentum = momentum
+                x = checkpoint(block, x, use_reentrant=reentrant) if checkpointed else block(x)
+            losses.append(x.square().mean())
+        for loss in [sum(losses)] if joint else losses:
+            loss.backward()
+        found.append([p.grad for p in net.parameters()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_batch_that_came_too_long_ago_is_refused():
+    layer, x = ShrinkBatchNorm2d(3, PriorBlend(16)), random(4, 3, 5, 5).requires_grad_()
+    y = checkpoint(layer, x, use_reentrant=False)
+    for i in range(again.RECALLED):
+        layer(x.detach() + i + 1)
+    with pytest.raises(RuntimeError, match=f"more than {again.RECALLED} batches ago.*call backward sooner"):
+        y.sum().backward()
+    assert not copy.deepcopy(layer)._seen
 
 
 def test_saved_tensors_can_be_kept_elsewhere():

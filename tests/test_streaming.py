@@ -16,7 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from shrinkstats.adapters.torch import adapt, calibrate, grouped, reset  # noqa: E402
-from shrinkstats.adapters.torch.streaming import CHANGE, RECALLED, Memory  # noqa: E402
+from shrinkstats.adapters.torch.again import RECALLED  # noqa: E402
+from shrinkstats.adapters.torch.streaming import CHANGE, Memory  # noqa: E402
 
 
 @pytest.fixture
@@ -343,6 +344,36 @@ def test_what_backward_computes_again_is_not_remembered_again(net):
         net(x[1] + i)
     with pytest.raises(RuntimeError, match="call backward sooner"):
         torch.autograd.grad(early.square().sum(), x[0], create_graph=True)
+
+
+def test_a_new_batch_within_a_backward_pass_is_remembered(net):
+    adapt(net, SteinBlend(), memory=16)
+    x, y = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    net(x)
+    expected = copy.deepcopy(net)
+    one, found = torch.ones(1, requires_grad=True), []
+    one.register_hook(lambda g: found.append(net(y).detach()))
+    (one * 2).sum().backward()
+    assert torch.equal(found[0], expected(y))
+    assert remembered(net[1]).weight == remembered(expected[1]).weight > 4
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_layer_that_a_checkpoint_calls_many_times(layer, reentrant):
+    """As a recurrent network does."""
+
+    def run(x):
+        for i in range(12):
+            x = layer(x + i).sin()
+        return x
+
+    found = []
+    for call in (run, lambda x: checkpoint(run, x, use_reentrant=reentrant)):
+        adapt(layer, PriorBlend(2), memory=16)
+        x = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        call(x).square().sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found)
 
 
 def test_the_same_images_again_are_images_too(net):

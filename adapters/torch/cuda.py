@@ -49,6 +49,7 @@ class _Normalize(torch.autograd.Function):
             rule.moments = Moments(
                 count, samples, mean, m2, low, high, samples * float(size) * size, mean, sample_m2
             )  # fmt: skip
+            fused.find_prior(rule)
             vectors = (_stein if type(rule.estimator) is Stein else _vectors)(rule, found, weight, bias, data)
             rule.statistics = Statistics(vectors[0], vectors[1])
             y = torch.empty_like(data)

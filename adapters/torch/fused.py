@@ -33,7 +33,7 @@ class Rule:
     prior: Prior | None
     eps: float
     group: Any = None  # of ranks whose batches are one
-    prior_of: Callable[[int], Prior | None] | None = None  # where it depends on the samples of all ranks
+    prior_of: Callable[[Moments], Prior | None] | None = None  # what finds it, once there are moments
     moments: Moments | None = field(default=None, repr=False)
     statistics: Statistics | None = field(default=None, repr=False)
 
@@ -80,6 +80,7 @@ def plain(x: Tensor, weight: Tensor | None, bias: Tensor | None, rule: Rule) -> 
     rule.moments = moments(x)
     if rule.group is not None:
         _synchronize(rule, x)
+    find_prior(rule)
     prior = None if rule.prior is None else _tensors(rule.prior, rule.moments.mean)
     rule.statistics = rule.estimator.statistics(rule.moments, prior)
     center, spread = rule.statistics
@@ -105,6 +106,7 @@ class _FusedNormalize(torch.autograd.Function):
             if rule.group is not None:
                 _synchronize(rule, x)
                 rule.moments, ctx.drift = distributed.around_the_mean(rule.moments)
+            find_prior(rule)
             statistics = _statistics(rule)
             scale = rule.estimator.scale(statistics.var, rule.eps)
         y = memory.empty_like(x, data.dtype)
@@ -257,8 +259,12 @@ def _ties(data: Any, batch: Moments) -> Any:
 def _synchronize(rule: Rule, x: Tensor) -> None:
     """From the moments of this rank to those of all."""
     rule.moments = distributed.merge(rule.moments, x, rule.group, extremes=rule.estimator.uses_extremes)
+
+
+def find_prior(rule: Rule) -> None:
+    """The prior for a batch whose moments are known: it depends on the samples of all ranks."""
     if rule.prior_of is not None:
-        rule.prior = rule.prior_of(rule.moments.samples)
+        rule.prior = rule.prior_of(rule.moments)
 
 
 def plain_gradient(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor) -> list[Tensor | None]:

@@ -17,11 +17,12 @@ from torch.fx.proxy import TraceError
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from shrinkstats.adapters.torch import addresses, agreement, blended, fused, groups, images, saved
+from shrinkstats.adapters.torch import addresses, again, agreement, blended, fused, groups, images, saved
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
 from shrinkstats.adapters.torch.streaming import Streaming, check_computed_now, peers_in_load
 from shrinkstats.estimators import Estimator, Stein, SteinBlend
 from shrinkstats.kernels import vectors
+from shrinkstats.moments import Moments
 from shrinkstats.prior import Prior
 
 
@@ -155,11 +156,8 @@ class ShrinkBatchNorm(_BatchNorm):
             output = blended.normalize(self, input, estimator.kappa)
             if output is not None:
                 return output
-        rule = fused.Rule(estimator, None, float(self.eps), group)
-        if estimator.uses_prior and group is None:
-            rule.prior = self._prior(input, input.size(0))
-        elif estimator.uses_prior:
-            rule.prior_of = partial(self._prior, input)
+        prior_of = partial(self._prior, input) if estimator.uses_prior else None
+        rule = fused.Rule(estimator, None, float(self.eps), group, prior_of)
         output = fused.normalize(input, self.weight, self.bias, rule)
         if self.training and self.track_running_stats:
             self._track(rule)
@@ -182,10 +180,16 @@ class ShrinkBatchNorm(_BatchNorm):
             input, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
         )
 
-    def _prior(self, input: Tensor, samples: int) -> Prior | None:
-        """The running statistics, copied: they may be updated before backward looks at them."""
+    def _prior(self, input: Tensor, moments: Moments) -> Prior | None:
+        """The running statistics as they were for this batch, copied: they move on before backward looks at them."""
         if self.running_mean is None:
             return None
+        (batch,) = again.batches(moments) if self.training and again.computed_now(input) else (None,)
+        if batch is not None:
+            seen = vars(self).setdefault("_seen", again.Seen())
+            prior = seen.recall(batch)
+            if prior is not None:
+                return prior
         if fused.fits(input, self.process_group if self.training else None):
 
             def copied(v: Tensor) -> Any:
@@ -197,7 +201,10 @@ class ShrinkBatchNorm(_BatchNorm):
                 v = _snapshot(v) if self.training and torch.compiler.is_compiling() else v.detach()
                 return v.to(dtype, copy=True)
 
-        return Prior(copied(self.running_mean), copied(self.running_var), noise_of(self, samples, copied))
+        prior = Prior(copied(self.running_mean), copied(self.running_var), noise_of(self, moments.samples, copied))
+        if batch is not None:
+            seen.append((batch, prior))
+        return prior
 
     def _track(self, rule: fused.Rule) -> None:
         """Running buffers follow the estimates, by PyTorch's rule."""

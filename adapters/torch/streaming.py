@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 from weakref import ref
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensor
 
+from shrinkstats.adapters.torch.again import Batch, Seen, batches, computed_now
 from shrinkstats.adapters.torch.noise import noise_of
 from shrinkstats.estimators import Cotangent, Estimator
 from shrinkstats.moments import Moments, Statistics
 from shrinkstats.prior import Prior, SamplingNoise
 
 RECENT = 8  # the change detector compares the memory with that of an eighth of the images ...
-RECALLED = 8  # batches whose backward pass may ask again for what was remembered after them
 CHANGE = 8.0  # ... and takes this many times the squared distance that chance would show for a change
 
 
-class Memory(NamedTuple):
+class Memory(Batch):
     """Moments of weighted images: those of the past count less."""
-
-    weight: float  # the sum of the images' weights
-    squares: float  # the sum of their squared weights
-    mean: Tensor
-    var: Tensor
-    between: Tensor  # variance of the images' means
 
     @property
     def images(self) -> float:
@@ -57,9 +49,7 @@ class Memory(NamedTuple):
 
 @dataclass
 class _State:
-    seen: deque[tuple[Memory, Memory]] = field(
-        default_factory=lambda: deque(maxlen=RECALLED)
-    )  # batches, and after them
+    seen: Seen = field(default_factory=Seen)  # batches, and what was remembered after each
     long: Memory | None = None
     recent: Memory | None = None
 
@@ -173,12 +163,16 @@ class Streaming(Estimator):
 
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The estimator's on what is remembered after this batch, or after each of a stack of batches."""
-        if not _in_backward():
-            groups = len(moments.mean) if moments.mean.ndim > 1 else 1
+        stack = [Memory(*batch) for batch in batches(moments)]
+        memories = [self.state.seen.recall(batch) for batch in stack]
+        if None in memories:
             known = self.layer.noise_mean is not None and self.layer.image_rows == 1
-            self.peers.check(self.name, moments.samples * groups, known, self.state)
+            self.peers.check(self.name, moments.samples * len(stack), known, self.state)
         tensors = isinstance(moments.mean, Tensor)
-        found = [self._after(batch, moments, prior) for batch in _batches(moments)]
+        found = [
+            self._from(self._remember(batch) if memory is None else memory, moments, prior)
+            for batch, memory in zip(stack, memories, strict=True)
+        ]
         if moments.mean.ndim == 1:
             return found[0]
         return Statistics(*((torch if tensors else np).stack(v) for v in zip(*found, strict=True)))
@@ -195,8 +189,7 @@ class Streaming(Estimator):
         """Nothing: most of the statistics come from other batches."""
         return Cotangent()
 
-    def _after(self, batch: Memory, moments: Moments, prior: Prior | None) -> Statistics:
-        memory = self._recall(batch) if _in_backward() else self._remember(batch)
+    def _from(self, memory: Memory, moments: Moments, prior: Prior | None) -> Statistics:
         pixels = moments.count / moments.samples
         mean, var, between = map(_like(moments.mean), memory[2:])
         seen = Moments(
@@ -228,24 +221,6 @@ class Streaming(Estimator):
         state.seen.append((batch, long))
         return long
 
-    def _recall(self, batch: Memory) -> Memory:
-        """What was remembered after a batch that came before: second derivatives and checkpoints compute it again.
-
-        Raises
-        ------
-        RuntimeError
-            If too many came since.
-        """
-        found = next((memory for seen, memory in reversed(self.state.seen) if _same(seen, batch)), None)
-        if found is not None:
-            return found
-        if not torch.isfinite(torch.stack(batch[2:])).all():
-            return batch  # whose outputs were not finite either
-        raise RuntimeError(
-            f"a backward pass computes a batch again that came more than {RECALLED} batches ago, and the stream has "
-            "moved on: call backward sooner, or adapt(model) without memory"
-        )
-
     def _changed(self, long: Memory, recent: Memory) -> bool:
         """Whether the last few images are further from the memory than chance puts them."""
         noise = self.layer.noise_mean
@@ -264,43 +239,13 @@ def check_computed_now(x: Tensor) -> None:
     RuntimeError
         If x is not a tensor of numbers, but stands for some.
     """
-    modes = torch._C._TorchDispatchModeKey
-    if (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or any(torch._C._get_dispatch_mode(key) is not None for key in (modes.FAKE, modes.PROXY, modes.FUNCTIONAL))
-        or isinstance(x, FakeTensor)
-        or x.is_meta
-    ):
+    if not computed_now(x):
         raise RuntimeError(
             "a layer that was adapted with memory cannot be traced, exported or transformed: its outputs depend on the "
             "batches before; call it as it is, or adapt(model) without memory first"
         )
 
 
-def _in_backward() -> bool:
-    """Where batches are computed again: second derivatives and checkpoints."""
-    return torch._C._current_graph_task_id() != -1
-
-
 def _like(x: Any) -> Callable[[Tensor], Any]:
     """What turns a tensor into an array of x's kind."""
     return (lambda v: v) if isinstance(x, Tensor) else Tensor.numpy
-
-
-def _batches(moments: Moments) -> list[Memory]:
-    """One batch, or those of a stack in their order."""
-    vectors = (moments.mean, moments.var(), moments.sample_m2 * (moments.samples / moments.count**2))
-    device = moments.mean.device if isinstance(moments.mean, Tensor) else "cpu"
-    mean, var, between = (torch.as_tensor(v, device=device).detach().reshape(-1, v.shape[-1]) for v in vectors)
-    n = float(moments.samples)
-    return [Memory(n, n, *parts) for parts in zip(mean, var, between, strict=True)]
-
-
-def _same(a: Memory, b: Memory) -> bool:
-    """Whether two batches have the same moments, to the rounding of single precision."""
-    if a.weight != b.weight:
-        return False
-    near = (a.mean - b.mean).abs() <= 1e-5 * (a.mean.abs() + a.var.sqrt())
-    return bool(near.all()) and torch.allclose(a.var, b.var, rtol=1e-4, atol=0)
