@@ -53,7 +53,9 @@ def backend(x: Array) -> ModuleType:
             return load("torch")
     elif is_dask_array(x):
         return load("dask")
-    return load("generic")
+    from shrinkstats.kernels import generic  # as torch.compile may trace it
+
+    return generic
 
 
 _loaded: dict[str, ModuleType] = {}
