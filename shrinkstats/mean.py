@@ -89,7 +89,8 @@ def _power_of_two(power: Array, xp: Namespace) -> Array:
 
 def _last(x: Array, xp: Namespace) -> float:
     """The exponent of the largest power of two whose inverse is a normal number: XLA takes others for zero."""
-    return math.frexp(xp.finfo(x.dtype).max)[1] - 2.0
+    limits = xp.finfo(x.dtype)
+    return float(math.frexp(limits.max)[1] or limits.maxexp) - 2  # as a float, the largest longdouble is infinite
 
 
 def james_stein(

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from array_api_compat import is_dask_array
 
 from shrinkstats import kernels
 from shrinkstats._arrays import (
@@ -13,6 +14,7 @@ from shrinkstats._arrays import (
     as_constant,
     as_real,
     constant,
+    is_numpy,
     namespace,
     positive_number,
     where_it_lies,
@@ -101,6 +103,13 @@ def _normalize(
             raise ValueError(
                 f"x has {x.shape[axis]} channels, but {estimator} gave statistics of shape {tuple(vector.shape)}; "
                 "mean and var of the prior must have one entry per channel"
+            )
+    if is_numpy(x):  # vectors in memory go with deferred data, but not the other way round
+        vectors = {"weight": weight, "bias": bias, "prior.mean": center, "prior.var": scale}
+        for name in (name for name, vector in vectors.items() if is_dask_array(vector)):
+            raise TypeError(
+                f"arrays of different libraries: x is a numpy array, {name} a dask array; call {name}.compute() first, "
+                "or pass x as a dask array"
             )
     slope = _channel_vector("weight", weight, center, xp) / scale if weight is not None else 1 / scale
     pivot = constant(xp.astype(xp.astype(center, _width(x, xp)), center.dtype))  # its derivative cancels

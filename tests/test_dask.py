@@ -237,3 +237,14 @@ def test_memory_stays_flat():
     assert done.returncode == 0, done.stderr
     little, much = map(float, done.stdout.split())
     assert much < little + 100
+
+
+@pytest.mark.parametrize("name", ["weight", "bias", "prior.mean", "prior.var"])
+def test_deferred_vectors_do_not_go_with_data_in_memory(name):
+    one, x = np.ones(5), np.random.default_rng(0).normal(size=(8, 5, 4))
+    vectors = {"weight": one, "bias": one, "prior.mean": one, "prior.var": one} | {name: da.from_array(one)}
+    prior = shrinkstats.Statistics(vectors["prior.mean"], vectors["prior.var"])
+    options = {"weight": vectors["weight"], "bias": vectors["bias"], "prior": prior}
+    with pytest.raises(TypeError, match=f"different libraries: x is a numpy array, {name} a dask array"):
+        shrinkstats.normalize(x, PriorBlend(3.0), **options)
+    shrinkstats.normalize(da.from_array(x), PriorBlend(3.0), **options).compute()

@@ -70,6 +70,44 @@ def test_more_noise_than_there_are_numbers():
     np.testing.assert_allclose(shrinkstats.channel_james_stein(np.full(5, LARGEST)).estimate, LARGEST)
 
 
+def more_precise(*vectors):
+    return [np.asarray(v, np.longdouble) for v in vectors]
+
+
+@pytest.mark.parametrize("noise", [1e-300, 0.1, 10.0])
+@pytest.mark.parametrize("function", ["james_stein", "pooled", "stein_blend", "calibrated", "channel", "normalize"])
+def test_numbers_of_more_digits_give_what_doubles_give(function, noise):
+    rng = np.random.default_rng(0)
+    m, one, x = rng.normal(size=5), np.ones(5), rng.normal(0.2, 1.0, size=(8, 5, 4))
+    noises = SamplingNoise(noise * one, noise * one, 0 * one)
+    calls = {
+        "james_stein": lambda mean: shrinkstats.james_stein(mean, noise)[:],
+        "pooled": lambda mean: shrinkstats.james_stein(mean, noise, target="mean")[:],
+        "stein_blend": lambda mean: shrinkstats.stein_blend(
+            Statistics(0 * mean, 0 * mean + 1), Statistics(mean, 0 * mean + 2), noise=noise
+        ),
+        "calibrated": lambda mean: shrinkstats.stein_blend(
+            Statistics(0 * mean, 0 * mean + 1), Statistics(mean, 0 * mean + 2), noise=noises
+        ),
+        "channel": lambda mean: shrinkstats.channel_james_stein(mean)[:],
+        "normalize": lambda mean: shrinkstats.normalize(
+            x.astype(mean.dtype), SteinBlend(), prior=Prior(0 * mean, 0 * mean + 1, noise * one)
+        ),
+    }
+    (wide,) = more_precise(m)
+    for found, expected in zip(calls[function](wide), calls[function](m), strict=True):
+        assert found.dtype == np.longdouble
+        np.testing.assert_allclose(found.astype(float), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_numbers_of_more_digits_have_a_range_of_their_own():
+    mean, noise = np.full(6, 3.0, np.longdouble), np.full(6, 2.0, np.longdouble)
+    expected = shrinkstats.james_stein(mean.astype(float), noise.astype(float)).factor
+    size = np.ldexp(np.longdouble(1), min(9000, np.finfo(np.longdouble).maxexp - 30))
+    half = np.sqrt(size)
+    np.testing.assert_allclose(float(shrinkstats.james_stein(mean * half, noise * size).factor), expected, rtol=1e-14)
+
+
 def test_the_largest_numbers_under_jax():
     """Whose inverses it takes for zero."""
     jax = pytest.importorskip("jax")

@@ -53,7 +53,7 @@ def backend(x: Array) -> ModuleType:
             return load("torch")
     elif is_dask_array(x):
         return load("dask")
-    from shrinkstats.kernels import generic  # which torch.compile follows, and which takes no time
+    from shrinkstats.kernels import generic  # as torch.compile may trace it
 
     return generic
 
