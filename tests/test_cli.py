@@ -389,8 +389,7 @@ FULL = Path("/dev/full")
 WRITING = {
     "estimate": ["estimate", "x.csv", "--output", "out.json"],
     "bounds": ["bounds", "--source", "0,1", "--target", "1,2", "-n", "8", "--output", "out.json"],
-    "dominance": "dominance james-stein-plain --constant 2.5 --dim 8 -n 4 --known-variance 1 --budget 8192 --radii 0,1 "
-    "--output out.json".split(),
+    "dominance": ["dominance", "stein", "--dim", "8", "-n", "4", "--radii", "0", "--output", "out.json"],
 }
 
 
