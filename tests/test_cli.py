@@ -264,7 +264,7 @@ def test_arrays_that_hold_no_numbers(call, array, part):
         (["folder.npy"], ["not a file"]),
         (["notes.txt"], ["ending in .npy, .npz or .csv"]),
         (["x.npy", "--axis", "4"], ["axis=4 is out of bounds", "(6, 3)"]),
-        (["x.npy", "--sample-axis", "1"], ["both 1"]),
+        (["x.npy", "--sample-axis", "1"], ["both 1; pass --sample-axis none if there are no samples"]),
         (["x.npy", "--sample-axis", "first"], ["'first'"]),
         (["vector.npy"], ["axis=1 is out of bounds", "(4,)"]),
         (["x.npy", "--target", "median"], ["--target must be a number or 'mean'", "'median'"]),
@@ -380,6 +380,12 @@ def test_a_column_of_data_that_happens_to_count(call, tmp_path):
     Path("x.csv").write_text("time,b\n0,1.5\n1,2.5\n2,0.5\n")
     works(call("estimate", "x.csv", "--output", "x.json"))
     assert json.loads(Path("x.json").read_text())["channel"] == ["time", "b"]
+
+
+def test_a_vector_is_told_of_in_options(call):
+    np.save("v.npy", np.arange(4.0))
+    fails(call("estimate", "v.npy"), 2, "axis=1 is out of bounds", "say --axis 0 if every entry is a channel")
+    assert "None" not in call("estimate", "v.npy").stderr
 
 
 # Where it is run

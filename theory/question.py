@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from shrinkstats._arrays import positive_number
 from shrinkstats.estimators import BatchStatistics, Estimator, MinMaxNorm, RobustNorm
 from shrinkstats.moments import Statistics
 from shrinkstats.prior import Prior, SamplingNoise, as_prior
-from shrinkstats.theory.arguments import at_least, real
+from shrinkstats.theory.arguments import at_least, number, real
 from shrinkstats.theory.known import is_known
 from shrinkstats.theory.noise import Gaussian, Noise, WorstCase
 from shrinkstats.theory.rules import SampleMean
@@ -52,7 +51,9 @@ def ask(
     if dim < 1 + (statistic == "var"):
         raise ValueError(f"dim must be at least {1 + (statistic == 'var')}, got {dim}")
     if known_variance is not None:
-        known_variance = positive_number("known_variance", known_variance)
+        known_variance = number("known_variance", known_variance)
+        if known_variance <= 0:
+            raise ValueError(f"known_variance must be positive and finite, got {known_variance:g}")
     estimates_variance = statistic == "var" or known_variance is None
     estimates_variance |= any(isinstance(rule, Estimator) for rule in (estimator, baseline))
     if n < 1 + estimates_variance:
