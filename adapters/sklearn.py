@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from shrinkstats import moments
 from shrinkstats.estimators import Estimator, Stein
 from shrinkstats.moments import Moments
+from shrinkstats.prior import Prior, SamplingNoise, as_prior
 
 __all__ = ["SteinScaler"]
 
@@ -98,7 +99,8 @@ class SteinScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         Raises
         ------
         ValueError
-            If the data are not finite numbers in a table, or too few rows for the estimator.
+            If the data are not finite numbers in a table, or too few rows for the estimator, or if `prior` is not a
+            finite number for every feature.
         """
         with self._or_as_before():
             for name in FITTED:
@@ -125,7 +127,8 @@ class SteinScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         Raises
         ------
         ValueError
-            If the data are not finite numbers in a table, or of another number of features.
+            If the data are not finite numbers in a table, or of another number of features, or if `prior` is not a
+            finite number for every feature.
         TypeError
             If `estimator` is not one.
         """
@@ -135,9 +138,10 @@ class SteinScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         first = not hasattr(self, "moments_")
         with self._or_as_before():
             found = moments(self._table(X, reset=first))
+            prior = None if self.prior is None else _prior(self.prior, self.n_features_in_)
             self.moments_: Moments = found if first else self.moments_ + found
             self.n_samples_seen_ = self.moments_.samples
-            self.mean_, scale = estimator(self.moments_, prior=self.prior, eps=0.0)
+            self.mean_, scale = estimator(self.moments_, prior=prior, eps=0.0)
             self.scale_ = np.where(scale == 0, 1.0, scale)
         return self
 
@@ -220,3 +224,19 @@ class SteinScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _prior(given: Any, features: int) -> Prior:
+    """A prior of these features: one of another shape would broadcast to a center for every row."""
+    prior = as_prior(given)
+    parts = {"mean": prior.mean, "var": prior.var}
+    if isinstance(prior.noise, SamplingNoise):
+        parts |= {f"noise.{name}": part for name, part in prior.noise._asdict().items()}
+    elif prior.noise is not None:
+        parts["noise"] = prior.noise
+    for name, part in parts.items():
+        if np.shape(part) not in ((), (features,)):
+            raise ValueError(f"prior.{name} must hold a number for each of {features} features, got {np.shape(part)}")
+        if not np.isfinite(np.asarray(part)).all():
+            raise ValueError(f"prior.{name} holds NaN or infinity")
+    return prior

@@ -520,7 +520,9 @@ def _axes(x: np.ndarray[Any, Any], axis: int, sample_axis: str | None) -> tuple[
     try:
         return check_axes(x, axis, along)
     except ValueError as error:
-        raise UsageError(f"{error} (options --axis and --sample-axis)") from error
+        said = str(error).replace("sample_axis=None", "--sample-axis none")
+        said = said.replace("axis=0", "--axis 0").replace(", or pass x[:, None] if all are of one", "")
+        raise UsageError(f"{said} (options --axis and --sample-axis)") from error
 
 
 def _check_output(output: Path, force: bool, formats: tuple[str, ...] = FORMATS, option: str = "--output") -> None:

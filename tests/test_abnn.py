@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -338,3 +339,16 @@ def test_a_substitute_that_does_not_run_its_layers():
     model = AdaptiveBatchNormNetwork(network(4, 6), HalfUsed(*network(4, 6)))
     with pytest.raises(ValueError, match="layers 4 of the substitute did not run"):
         model(images())
+
+
+@torch.no_grad()
+def test_threads_share_a_network():
+    model = AdaptiveBatchNormNetwork(network(4, 6), network(4, 6)).eval()
+    batches = [images() * (k + 1) + k for k in range(4)] * 15
+    expected = [model(x) for x in batches]
+    before = copy.deepcopy([vars(m)["_buffers"] for m in model.modules()])
+    with ThreadPoolExecutor(4) as pool:
+        for found, y in zip(pool.map(torch.no_grad()(model), batches), expected, strict=True):
+            torch.testing.assert_close(found, y)
+    after = [vars(m)["_buffers"] for m in model.modules()]
+    torch.testing.assert_close(before, after)

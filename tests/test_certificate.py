@@ -397,11 +397,35 @@ def test_division_by_what_reaches_zero_has_no_bound(low, width, a, b):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"dim": 0}, "dim"), ({"dim": 3, "noise_df": 0}, "noise_df")],
+    [
+        ({"dim": 0}, "dim"),
+        ({"dim": 3, "noise_df": 0}, "noise_df"),
+        ({"dim": 3, "noise_df": np.nan}, "noise_df"),
+        ({"dim": 3, "n": 0}, "n must be at least 1"),
+        ({"dim": 3, "n": 2.5}, "n must be a whole number"),
+        ({"dim": 3, "n": np.nan}, "n must be a whole number"),
+        ({"dim": 3, "n": "3"}, "n must be a whole number"),
+        ({"dim": 3.0}, "dim must be a whole number"),
+    ],
 )
 def test_bad_input(options, message):
-    with pytest.raises(ValueError, match=message):
-        certify(positive(), MEAN, **options)
+    for rule in (positive(), estimators.Stein(), SymmetricRule(np.exp)):
+        with pytest.raises((ValueError, TypeError), match=message):
+            certify(rule, MEAN, **options)
+
+
+def test_an_estimator_that_finds_its_noise_takes_no_degrees_of_freedom():
+    with pytest.raises(ValueError, match=r"Stein\(.*estimates its own noise.*leave noise_df out"):
+        certify(estimators.Stein(), MEAN, dim=5, n=4, noise_df=3.0)
+
+
+@pytest.mark.parametrize("rule", [positive(1e308), plain(1e308)])
+def test_constants_of_any_size(rule):
+    found = certify(rule, MEAN, dim=5)
+    assert not found.proved
+    assert found.margin == -np.inf
+    assert certify(MEAN, plain(1e308), dim=5).proved
+    assert not certify(rule, SymmetricRule(SMOOTH["tanh"](1.0)), dim=5).proved
 
 
 def test_two_degrees_of_freedom_need_a_word():

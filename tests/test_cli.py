@@ -264,7 +264,7 @@ def test_arrays_that_hold_no_numbers(call, array, part):
         (["folder.npy"], ["not a file"]),
         (["notes.txt"], ["ending in .npy, .npz or .csv"]),
         (["x.npy", "--axis", "4"], ["axis=4 is out of bounds", "(6, 3)"]),
-        (["x.npy", "--sample-axis", "1"], ["both 1"]),
+        (["x.npy", "--sample-axis", "1"], ["both 1; pass --sample-axis none if there are no samples"]),
         (["x.npy", "--sample-axis", "first"], ["'first'"]),
         (["vector.npy"], ["axis=1 is out of bounds", "(4,)"]),
         (["x.npy", "--target", "median"], ["--target must be a number or 'mean'", "'median'"]),
@@ -382,6 +382,12 @@ def test_a_column_of_data_that_happens_to_count(call, tmp_path):
     assert json.loads(Path("x.json").read_text())["channel"] == ["time", "b"]
 
 
+def test_a_vector_is_told_of_in_options(call):
+    np.save("v.npy", np.arange(4.0))
+    fails(call("estimate", "v.npy"), 2, "axis=1 is out of bounds", "say --axis 0 if every entry is a channel")
+    assert "None" not in call("estimate", "v.npy").stderr
+
+
 # Where it is run
 
 
@@ -389,8 +395,7 @@ FULL = Path("/dev/full")
 WRITING = {
     "estimate": ["estimate", "x.csv", "--output", "out.json"],
     "bounds": ["bounds", "--source", "0,1", "--target", "1,2", "-n", "8", "--output", "out.json"],
-    "dominance": "dominance james-stein-plain --constant 2.5 --dim 8 -n 4 --known-variance 1 --budget 8192 --radii 0,1 "
-    "--output out.json".split(),
+    "dominance": ["dominance", "stein", "--dim", "8", "-n", "4", "--radii", "0", "--output", "out.json"],
 }
 
 

@@ -543,6 +543,7 @@ def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
         ({"loss": "absolute"}, "loss must be one of"),
         ({"loss": "entropy"}, "entropy is for variances"),
         ({"loss": [1, 2]}, "must be 8 finite numbers"),
+        ({"executor": 1}, "executor must have a method submit, .*, got 1"),
         ({"noise": WorstCase(1.0)}, "noise must be a noise model"),
         ({"attack": 0.1}, "attack must be"),
         ({"known_variance": 0.0}, "known_variance"),

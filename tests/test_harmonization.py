@@ -1,6 +1,7 @@
 """Scanners' differences go, by what the training volumes tell; nothing else changes."""
 
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -79,4 +80,66 @@ def test_what_will_not_do_is_named(made, monkeypatch):
     scanners[np.setdiff1d(np.arange(40), train)[0]] = "unseen"
     scanners[train[0]] = "once"
     with pytest.raises(ValueError, match="fewer than two training volumes are of once, unseen; leave"):
+        harmonize(images, scanners, train)
+
+
+@pytest.fixture
+def without_combat(monkeypatch):
+    """What is looked at before ComBat is: a stand-in that may not be asked."""
+    pytest.importorskip("pandas", reason="pandas is not installed")
+
+    class Unasked:
+        def __init__(self, **options):
+            raise AssertionError("ComBat was asked")
+
+    monkeypatch.setitem(sys.modules, "combatlearn", types.SimpleNamespace(ComBat=Unasked))
+
+
+def test_volumes_of_one_scanner_stay_as_they_are(made, without_combat):
+    images, _, train = made
+    changed = harmonize(images, np.full(40, "GE"), train)
+    assert np.array_equal(changed, images)
+    assert not np.shares_memory(changed, images)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "complex64", "bool"])
+def test_volumes_of_whole_numbers_are_refused(made, without_combat, dtype):
+    images, scanners, train = made
+    with pytest.raises(TypeError, match=f"images must be an array of floating-point numbers, got dtype {dtype}"):
+        harmonize(images.astype(dtype), scanners, train)
+    with pytest.raises(TypeError, match="got list"):
+        harmonize(images.tolist(), scanners, train)
+
+
+def test_training_volumes_count_once(made, without_combat):
+    images, scanners, train = made
+    few = [*train[scanners[train] != "GE"], *[train[scanners[train] == "GE"][0]] * 2]
+    with pytest.raises(ValueError, match="fewer than two training volumes are of GE; leave"):
+        harmonize(images, scanners, few)
+    with pytest.raises(ValueError, match="fewer than two training volumes are of GE, Philips, Siemens; leave"):
+        harmonize(images, scanners, [])
+    for odd, message in (([0.0, 1.0], "dtype float64"), (np.ones(40, bool), "dtype bool"), (["a"], "dtype <U1")):
+        with pytest.raises(TypeError, match=f"train must hold indices of volumes, got {message}"):
+            harmonize(images, scanners, odd)
+    for odd in ([*train, 40], [*train, -1]):
+        with pytest.raises(ValueError, match=f"train must hold indices from 0 to 39, got {odd[-1]}"):
+            harmonize(images, scanners, odd)
+
+
+@pytest.mark.parametrize("nothing", [None, np.nan, "", "nan"])
+def test_a_volume_without_a_scanner_is_named(made, without_combat, nothing):
+    images, scanners, train = made
+    scanners = scanners.astype(object)
+    scanners[[3, 7]] = nothing
+    with pytest.raises(ValueError, match="volumes without a scanner: 3, 7; leave"):
+        harmonize(images, scanners, train)
+
+
+def test_volumes_that_cannot_be_used_are_named(made, without_combat):
+    images, scanners, train = made
+    with pytest.raises(ValueError, match="no voxel varies and is foreground"):
+        harmonize(0 * images, scanners, train)
+    images[5, 0, 3, 3, 3], images[np.setdiff1d(np.arange(40), train)[-1], 0, 0, 0, 0] = np.inf, np.nan
+    bad = ", ".join(map(str, sorted([5, np.setdiff1d(np.arange(40), train)[-1]])))
+    with pytest.raises(ValueError, match=f"volumes with NaN or infinity: {bad}; leave"):
         harmonize(images, scanners, train)

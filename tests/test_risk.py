@@ -56,6 +56,8 @@ EXTREMES = [
     (4096, 100.0, 1, True, 3693.5912526661405),
     (4096, 40.0, None, True, 1152.1134184834485),
     (1000, 45.0, 0.1, True, 983.45227612858945),
+    (10**6, 3.0, None, False, 10.999901001052987),
+    (10**9, 3.0, None, False, 10.999999901000001),
 ]
 
 
@@ -137,6 +139,20 @@ def test_equals_the_mean_below_three_dimensions_and_far_away():
     assert james_stein_risk(8, 1e9) == pytest.approx(8, rel=1e-12)
     assert james_stein_risk(8, [1e160, 1e308], positive_part=True).tolist() == [8, 8]
     assert [james_stein_risk(dim, 0) for dim in (3, 10, 4096)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("df", "expected"), [(1e6, 1.1080634209078322), (1e9, 1.1080025071246531)])
+def test_a_variance_estimated_on_many_degrees_of_freedom(df, expected):
+    """Against 60-digit arithmetic: SciPy's incomplete beta function keeps half of its digits there."""
+    assert james_stein_risk(50, 0.0, df=df, positive_part=True) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("df", [1e16, 1e100, 1e300, np.inf])
+@pytest.mark.parametrize("positive_part", [False, True])
+def test_degrees_of_freedom_without_end_are_a_known_variance(positive_part, df):
+    radius = np.array([0.0, 1.0, 5.0])
+    known = james_stein_risk(50, radius, positive_part=positive_part)
+    np.testing.assert_array_equal(james_stein_risk(50, radius, df=df, positive_part=positive_part), known)
 
 
 @pytest.mark.parametrize("positive_part", [False, True])

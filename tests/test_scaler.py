@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import shrinkstats
-from shrinkstats import Statistics
+from shrinkstats import Prior, Statistics
 from shrinkstats.adapters.sklearn import SteinScaler
 from shrinkstats.estimators import BatchStatistics, PriorBlend, RobustNorm, Stein
 
@@ -39,6 +39,30 @@ def test_shrunken_statistics():
     scaler = SteinScaler().fit(x)
     np.testing.assert_array_equal(scaler.mean_, shrinkstats.james_stein(m.mean, m.noise).estimate)
     np.testing.assert_allclose(scaler.scale_**2, shrinkstats.gamma_stein(m.var(), 30), rtol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(30, 6), (2, 6), (1, 6), (5,), (7,)])
+@pytest.mark.parametrize("part", ["mean", "var"])
+def test_a_prior_is_of_the_features(shape, part):
+    prior = Statistics(np.zeros(6), np.ones(6))._replace(**{part: np.ones(shape)})
+    for given in (prior, Prior(*prior), Prior(np.zeros(6), np.ones(6), np.ones(shape))):
+        with pytest.raises(ValueError, match=r"prior\.\S+ must hold a number for each of 6 features|channels"):
+            SteinScaler(PriorBlend(4.0), prior=given).fit(table())
+
+
+def test_a_prior_may_be_one_number_for_all_features():
+    one = SteinScaler(PriorBlend(4.0), prior=Statistics(0.0, 1.0)).fit(table())
+    each = SteinScaler(PriorBlend(4.0), prior=Statistics(np.zeros(6), np.ones(6))).fit(table())
+    np.testing.assert_array_equal(one.mean_, each.mean_)
+    np.testing.assert_array_equal(one.scale_, each.scale_)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("part", ["mean", "var"])
+def test_a_prior_that_is_not_finite_is_named(part, value):
+    prior = Statistics(np.zeros(6), np.ones(6))._replace(**{part: np.full(6, value)})
+    with pytest.raises(ValueError, match=rf"prior\.{part} holds NaN or infinity"):
+        SteinScaler(PriorBlend(4.0), prior=prior).fit(table())
 
 
 def test_parts_give_the_whole():

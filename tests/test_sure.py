@@ -82,6 +82,15 @@ def test_a_smooth_symmetric_rule_in_closed_form(x, level, variance):
     assert unbiased_risk(rule, x, variance=variance, divergence="complex") == pytest.approx(closed, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("divergence", ["central", "complex", lambda x: x.__imul__(0)[..., 0] + 2.5])
+def test_a_rule_that_computes_in_place_leaves_the_data_alone(divergence):
+    x = np.random.default_rng(0).normal(size=(3, 5))
+    kept = x.copy()
+    found = unbiased_risk(lambda y: y.__imul__(0.5), x, divergence=divergence)
+    assert np.array_equal(x, kept)
+    np.testing.assert_allclose(found, np.sum(x * x, axis=-1) / 4, rtol=1e-8)
+
+
 @pytest.mark.parametrize("radius", [0.0, 2.0, 6.0])
 @pytest.mark.parametrize(
     ("rule", "divergence"), [(plain, "complex"), (soft, soft_divergence), (wavy, "central"), (wavy, "complex")]

@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import fractions
 import importlib
 import inspect
 import re
@@ -13,6 +14,9 @@ import pytest
 import shrinkstats
 from shrinkstats import Moments, SamplingNoise, Statistics, estimators
 from shrinkstats.estimators import BatchStatistics, PriorBlend
+
+theory = pytest.importorskip("shrinkstats.theory")
+from shrinkstats.theory import JamesStein, SampleMean, SymmetricRule  # noqa: E402
 
 pytestmark = pytest.mark.core
 
@@ -244,3 +248,112 @@ def test_numbers_that_jax_traces(name, argument):
     arguments = {k: v for k, v in GOOD[name].items() if k != argument}
     with pytest.raises(TypeError, match=rf'^{argument} must be .*JAX traces.*static_argnames="{argument}"'):
         jax.jit(lambda v: function(name)(**arguments, **{argument: v}))(GOOD[name][argument])
+
+
+# The theory's functions, likewise
+
+
+RULE = SymmetricRule(lambda w: np.minimum(w, 2.0))
+QUICK = {"dim": 4, "n": 4, "radii": [0.0], "budget": 8192, "refine": 0, "progress": False, "estimator": JamesStein()}
+THEORY = {
+    "james_stein_risk": {"dim": 4, "radius": V, "df": 3.0, "positive_part": True, "constant": 1.0},
+    "minimax_risk": {"dim": 4},
+    "bayes_risk": {"dim": 4, "radius": V},
+    "unbiased_risk": {"estimator": np.square, "x": V, "variance": 1.0, "divergence": "central"},
+    "symmetric_unbiased_risk": {"amount": V, "slope": V, "w": V, "dim": 4, "noise_df": 3.0},
+    "variance_bounds": {"spread": V, "n": 4},
+    "robustnorm_scale_bounds": {"sd": V, "n": 4, "power": 0.2},
+    "training_passes": {"defence": "PGD-AT", "steps": 4},
+    "lipschitz": {"x": X, "estimator": BatchStatistics(), "axis": 1, "sample": 0, "weight": V, "prior": S, "eps": 1e-5},
+    "certify": {"estimator": JamesStein(), "baseline": SampleMean(), "dim": 4, "n": 4, "noise_df": 3.0},
+    "simulate_blend_distance": {"source": S, "target": S, "n": 4, "strength": 1.0, "replicates": 4, "seed": 0},
+    "verify_dominance": QUICK | {
+        "baseline": None, "attack": None, "confidence": 0.99, "seed": 0, "executor": None, "noise": None,
+        "statistic": "mean", "loss": "squared", "known_variance": None, "prior": S, "directions": None,
+        "certificate": True, "path": None,
+    },
+    "JamesStein": {"constant": 1.0, "positive_part": True, "target": 0.0, "df": 3.0},
+    "SymmetricRule": {"formula": np.exp, "target": 0.0},
+    "Gaussian": {"scale": 1.0, "common": False},
+    "Rademacher": {"scale": 1.0, "common": False},
+    "Uniform": {"scale": 1.0, "common": False},
+    "Noise": {"scale": 1.0, "common": False},
+    "TruncatedGaussian": {"scale": 1.0, "limit": 2.0, "common": False},
+    "ClippedCauchy": {"scale": 1.0, "low": 0.0, "high": 1.0, "common": False},
+    "Sparse": {"scale": 1.0, "probability": 0.1, "common": False},
+    "WorstCase": {"budget": 1.0, "norm": "l2"},
+}  # fmt: skip
+OWN = ("estimator", "baseline", "divergence", "formula")  # functions of the caller's own may do anything
+TRUTHS = (*FLAGS, "common", "certificate", "progress")
+FOUND = ("Certificate", "DominanceReport", "Lipschitz", "Simulated", "SampleMean", "ChannelJamesStein")  # no arguments
+CALLED = {
+    "SampleMean": SampleMean(),
+    "JamesStein": JamesStein(),
+    "SymmetricRule": RULE,
+    "ChannelJamesStein": theory.ChannelJamesStein(),
+}
+
+
+def test_all_of_theory_is_here():
+    assert set(THEORY) | set(FOUND) == set(theory.__all__)
+    for name, arguments in THEORY.items():
+        assert set(inspect.signature(getattr(theory, name)).parameters) == set(arguments)
+        getattr(theory, name)(**arguments)
+
+
+@pytest.mark.parametrize(("name", "argument"), [(f, a) for f in THEORY for a in THEORY[f] if a not in TRUTHS])
+def test_any_argument_of_theory(name, argument, odd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a path is a path
+    for kind, value in odd.items():
+        if not (callable(value) and argument in OWN):
+            check(lambda v=value: getattr(theory, name)(**THEORY[name] | {argument: v}), argument, kind)
+
+
+@pytest.mark.parametrize("argument", ["mean", "noise"])
+@pytest.mark.parametrize("rule", CALLED)
+def test_any_argument_of_a_rule(rule, argument, odd):
+    for kind, value in odd.items():
+        check(lambda v=value: CALLED[rule](**{"mean": V, "noise": 0.5} | {argument: v}), argument, kind)
+
+
+@pytest.mark.parametrize("model", ["Gaussian", "Rademacher", "Uniform", "TruncatedGaussian", "ClippedCauchy", "Sparse"])
+def test_any_argument_of_a_noise_model(model, odd):
+    for kind, value in odd.items():
+        check(lambda v=value: getattr(theory, model)(1.0).log_mgf(v), "t", kind)
+
+
+@pytest.mark.parametrize("kind", ["matrix", "masked", "complex", "dates", "objects", "strings", "structured"])
+def test_refused_by_theory(kind, odd):
+    arrays = [("james_stein_risk", "radius"), ("bayes_risk", "radius"), ("unbiased_risk", "x"), ("lipschitz", "x"),
+              ("symmetric_unbiased_risk", "amount"), ("symmetric_unbiased_risk", "slope"), ("lipschitz", "weight"),
+              ("symmetric_unbiased_risk", "w"), ("variance_bounds", "spread"), ("robustnorm_scale_bounds", "sd"),
+              ("simulate_blend_distance", "strength"), ("verify_dominance", "radii"),
+              ("verify_dominance", "loss")]  # fmt: skip
+    for name, argument in arrays:
+        with pytest.raises(TypeError, match=rf"\b{argument}\b"):
+            getattr(theory, name)(**THEORY[name] | {argument: odd[kind]})
+    for rule in CALLED.values():
+        with pytest.raises(TypeError, match=r"\bmean\b"):
+            rule(odd[kind], 0.5)
+    for answer in ({"estimator": lambda x: odd[kind]}, {"divergence": lambda x: odd[kind]}):
+        with pytest.raises(TypeError, match=rf"what {next(iter(answer))} returns"):
+            theory.unbiased_risk(**THEORY["unbiased_risk"] | answer)
+
+
+def test_numbers_of_any_kind_are_numbers():
+    for constant, same in ((np.int64(2), 2.0), (fractions.Fraction(3, 2), 1.5), (np.float32(1.5), 1.5)):
+        rule = JamesStein(constant, target=np.int64(1), df=np.float32(3))
+        assert rule == JamesStein(same, target=1.0, df=3.0)
+        assert theory.certify(rule, SampleMean(), dim=5) == theory.certify(
+            JamesStein(same, target=1, df=3), SampleMean(), dim=5
+        )
+
+
+@pytest.mark.parametrize("part", ["mean", "var"])
+@pytest.mark.parametrize("value", [np.ones(3), np.ones((2, 4)), np.array([1, np.nan, 1, 1]), [1.0, np.inf, 1.0, 1.0]])
+def test_a_prior_has_a_number_for_every_channel(part, value):
+    with pytest.raises(ValueError, match=r"prior\.(mean|var)"):
+        theory.verify_dominance(**QUICK | {"prior": Statistics(V, V)._replace(**{part: value})})
+    noise = SamplingNoise(V, V, V)._replace(**{"mean" if part == "mean" else "sd": value})
+    with pytest.raises(ValueError, match=r"prior\.noise\.(mean|sd) must be dim=4 finite numbers"):
+        theory.verify_dominance(**QUICK | {"prior": shrinkstats.Prior(V, V, noise)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from shrinkstats.moments import Moments, Statistics, as_pair, moments
 from shrinkstats.prior import blend
+from shrinkstats.theory.arguments import at_least, real
 from shrinkstats.wasserstein import wasserstein2
 
 CHUNK = 2**18  # numbers held at a time
@@ -84,16 +84,15 @@ def simulate_blend_distance(
     True
     """
     _, source, target = as_pair(source=source, target=target)
-    if operator.index(n) < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    if operator.index(replicates) < 2:
-        raise ValueError(f"replicates must be at least 2, got {replicates}")
+    n, replicates, seed = at_least("n", 1, n), at_least("replicates", 2, replicates), at_least("seed", 0, seed)
     if np.ndim(target.mean) != 1 or np.shape(source.mean) != np.shape(target.mean):
         raise ValueError(
             "source and target must be vectors of one length, "
             f"got shapes {np.shape(source.mean)} and {np.shape(target.mean)}"
         )
-    channels = len(target.mean)
+    channels, samples = len(target.mean), real("strength", strength)
+    if samples.shape not in ((), (1,), (channels,)):
+        raise ValueError(f"strength must be a number, or one a channel, got shape {samples.shape}")
     sd = np.sqrt(np.asarray(target.var, dtype=np.float64))
     rng = np.random.default_rng(seed)
     total = Moments.empty(channels)
@@ -103,6 +102,6 @@ def simulate_blend_distance(
             target.mean + sd / np.sqrt(n) * rng.standard_normal(size),
             sd * sd / n * (rng.chisquare(n - 1, size) if n > 1 else np.zeros(size)),
         )
-        distance = wasserstein2(blend(source, batch, n=n, strength=np.asarray(strength, dtype=np.float64)), target)
+        distance = wasserstein2(blend(source, batch, n=n, strength=samples), target)
         total = total + moments(distance, sample_axis=None)
     return Simulated(total.mean, np.sqrt(total.var(ddof=1) / total.count))

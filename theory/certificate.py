@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 
 from shrinkstats._arrays import positive_number
 from shrinkstats.estimators import BatchStatistics, RobustNorm, Stein
+from shrinkstats.theory.arguments import at_least
 from shrinkstats.theory.intervals import Enclosure, Interval, enclose
 from shrinkstats.theory.known import is_known
 from shrinkstats.theory.risk import check_dimension
-from shrinkstats.theory.rules import JamesStein, SampleMean, SymmetricRule
+from shrinkstats.theory.rules import JamesStein, SampleMean, SymmetricRule, to_float
 
 Vector = NDArray[np.float64]
 Formula = Callable[[Any], Any]  # a(w), of arrays or of enclosures
@@ -103,10 +104,11 @@ def certify(
     Raises
     ------
     ValueError
-        If `dim` is below 1, `noise_df` not positive, or None where two rules differ in `df`, or if a formula does not
-        give what its bounds say.
+        If `dim` or `n` is below 1, `noise_df` not positive, None where two rules differ in `df`, or given for an
+        estimator that finds its noise itself, or if a formula does not give what its bounds say.
     TypeError
-        If a formula uses what has no bounds (see :class:`SymmetricRule`).
+        If `dim` or `n` is no whole number, `noise_df` no number, or a formula uses what has no bounds (see
+        :class:`SymmetricRule`).
 
     Notes
     -----
@@ -142,10 +144,13 @@ def certify(
     the risks are equal everywhere
     """
     dim = check_dimension(dim)
+    n = None if n is None else at_least("n", 1, n)
     left, right = _as_rule(estimator), _as_rule(baseline)
-    noise_df = _noise_df(noise_df, left, right)
     if is_known(left, Stein) and left.mean == "sampling" and is_known(right, JamesStein) and not right.level(dim):
+        if noise_df is not None:
+            raise ValueError(f"{left} estimates its own noise, from n observations: leave noise_df out")
         return _sampling_noise(dim, n)
+    noise_df = _noise_df(noise_df, left, right)
     for rule in (left, right):
         if not is_known(rule, JamesStein, SymmetricRule):
             return Certificate(False, f"no theorem here covers {getattr(rule, '__qualname__', repr(rule))}")
@@ -209,15 +214,16 @@ def _exact(model: _Model, left: _Family, right: _Family) -> Certificate:
     """For two of the James-Stein family, in fractions."""
     largest, differ = _largest(model, left, right)
     if largest <= 0 and differ:
-        return Certificate(True, "N(w) <= 0 for every w > 0, in exact arithmetic", model.source, float(-largest))
+        return Certificate(True, "N(w) <= 0 for every w > 0, in exact arithmetic", model.source, to_float(-largest))
     if left.positive_part and left.level > 0:
         plain, _ = _largest(model, left._replace(positive_part=False), right)
         if plain <= 0:
             reason = "better than the same rule without the positive part, which has N(w) <= 0 for every w > 0"
-            return Certificate(True, reason, BARANCHIK + model.source, float(-plain))
+            return Certificate(True, reason, BARANCHIK + model.source, to_float(-plain))
     if largest == 0:
         return Certificate(False, "the risks are equal everywhere", margin=0.0)
-    return Certificate(False, f"N(w) is not <= 0 for every w: it reaches {float(largest):g}", margin=float(-largest))
+    margin = to_float(-largest)
+    return Certificate(False, f"N(w) is not <= 0 for every w: it reaches {-margin:g}", margin=margin)
 
 
 def _largest(model: _Model, left: _Family, right: _Family) -> tuple[Fraction, bool]:
@@ -311,7 +317,8 @@ def _bound(model: _Model, a: Enclosure, b: Enclosure, low: Vector, high: Vector)
 def _smooth(w: Vector, *formulas: Formula) -> NDArray[np.bool_]:
     """Whether slopes are bounded at w, where two cells meet; infinity is the end of the last one."""
     inside = np.where(np.isinf(w), 1.0, w)
-    return np.isinf(w) | np.logical_and.reduce([enclose(f, inside, inside).slope.bounded for f in formulas])
+    bounded = np.logical_and.reduce([enclose(f, inside, inside).slope.bounded for f in formulas])
+    return np.asarray(np.isinf(w) | bounded)
 
 
 def _middle(low: Vector, high: Vector) -> Vector:

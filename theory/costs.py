@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
+
+from shrinkstats.theory.arguments import at_least
 
 PASSES: dict[str, Callable[[int], int]] = {
     "none": lambda steps: 2,
@@ -56,8 +57,6 @@ def training_passes(defence: str, *, steps: int = 5) -> int:
     >>> training_passes("ABNN"), training_passes("PGD-AT", steps=5)
     (3, 12)
     """
-    if defence not in PASSES:
+    if not isinstance(defence, str) or defence not in PASSES:
         raise ValueError(f"defence must be one of {', '.join(PASSES)}, got {defence!r}")
-    if operator.index(steps) < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    return PASSES[defence](steps)
+    return PASSES[defence](at_least("steps", 1, steps))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 import pickle
 import sys
@@ -14,10 +13,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from shrinkstats.estimators import BatchStatistics, Estimator
+from shrinkstats._arrays import positive_number
+from shrinkstats.estimators import BatchStatistics, Estimator, Stein
 from shrinkstats.kernels.threads import get_num_threads
 from shrinkstats.moments import Statistics
 from shrinkstats.prior import Prior
+from shrinkstats.theory.arguments import at_least
 from shrinkstats.theory.certificate import certify
 from shrinkstats.theory.known import is_known
 from shrinkstats.theory.noise import Gaussian, Noise, WorstCase
@@ -157,15 +158,16 @@ def verify_dominance(
     problem = ask(estimator, baseline, dim, n, noise, attack, statistic, loss, known_variance, prior, seed)
     radii = check_radii(radii)
     names = check_directions(directions, problem)
+    confidence = positive_number("confidence", confidence, zero=True, infinite=True)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    budget, refine = operator.index(budget), operator.index(refine)
-    if budget < FIRST * BLOCK:
-        raise ValueError(f"budget must be at least {FIRST * BLOCK} replicates, got {budget}")
-    if refine < 0:
-        raise ValueError(f"refine must not be negative, got {refine}")
+    budget, refine = at_least("budget", FIRST * BLOCK, budget), at_least("refine", 0, refine)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"executor must have a method submit, as those of concurrent.futures, got {executor!r}")
     if isinstance(executor, ProcessPoolExecutor):
         _check_picklable(problem)
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be the name of a file, got {type(path).__name__}")
     grid = [Point(radius, name) for name in names for radius in radii]
     settings = {
         **_settings(problem, exactly=path is not None),
@@ -377,7 +379,9 @@ def _certificate(problem: Problem) -> dict[str, Any] | None:
     rules = (problem.estimator, problem.baseline)
     if known is not None and any(isinstance(r, Estimator) and not is_known(r, BatchStatistics) for r in rules):
         return None  # the theorem about these is for the noise that they estimate
-    df = math.inf if known is not None else problem.dim * (problem.n - 1)
+    df: float | None = math.inf if known is not None else problem.dim * (problem.n - 1)
+    if any(is_known(rule, Stein) and rule.mean == "sampling" for rule in rules):
+        df = None  # it is for the rule to find it
     found, reverse = (certify(*pair, dim=problem.dim, n=problem.n, noise_df=df) for pair in (rules, rules[::-1]))
     return {**asdict(found), "reverse": asdict(reverse)} if reverse.proved else asdict(found)
 

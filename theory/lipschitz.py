@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,10 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import svds
 
-from shrinkstats._arrays import positive_number
+from shrinkstats._arrays import positive_number, whole_number
 from shrinkstats.estimators import Cotangent, Estimator
 from shrinkstats.moments import Moments, Statistics, check_axes, moments
 from shrinkstats.prior import Prior, as_prior
+from shrinkstats.theory.arguments import real
 
 Array = NDArray[np.float64]
 
@@ -125,7 +125,7 @@ def lipschitz(
     """
     if not isinstance(estimator, Estimator):
         raise TypeError(f"estimator must be one of shrinkstats.estimators, such as Stein(), got {estimator!r}")
-    eps = 0.0 if eps == 0 else positive_number("eps", eps)
+    eps = positive_number("eps", eps, zero=True)
     data = _by_channel(x, axis)
     batch = moments(data, axis=0, sample_axis=1)
     source = None if prior is None else as_prior(prior)
@@ -240,25 +240,23 @@ def _autograd(estimator: Estimator, batch: Moments, prior: Prior | None) -> Cota
 
 def _by_channel(x: ArrayLike, axis: int) -> Array:
     """The data as (channels, samples, elements of a sample)."""
-    array = np.asarray(x)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"x must hold real numbers, got dtype {array.dtype}")
+    array = real("x", x)
     if array.ndim < 2 or not array.size:
         raise ValueError(f"x must have a channel and a sample axis and not be empty, got shape {array.shape}")
     axis, _ = check_axes(array, axis, None)
     array = np.moveaxis(array, axis, 0)
-    return np.ascontiguousarray(array, dtype=np.float64).reshape(*array.shape[:2], -1)
+    return np.ascontiguousarray(array).reshape(*array.shape[:2], -1)
 
 
 def _weight(weight: ArrayLike | None, scale: Array) -> Array:
-    vector = np.ones_like(scale) if weight is None else np.asarray(weight, dtype=np.float64)
+    vector = np.ones_like(scale) if weight is None else real("weight", weight)
     if vector.shape != scale.shape:
         raise ValueError(f"weight must have one entry per channel, shape {scale.shape}, got {vector.shape}")
     return vector
 
 
 def _index(sample: int, samples: int) -> int:
-    index = operator.index(sample)
+    index = whole_number("sample", sample)
     if not -samples <= index < samples:
         raise ValueError(f"sample must be one of the {samples} of the batch, got {sample}")
     return index

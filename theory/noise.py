@@ -16,6 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_ndtr, logsumexp, ndtr, roots_legendre
 
 from shrinkstats._arrays import positive_number
+from shrinkstats.theory.arguments import number, real
 
 Array = NDArray[np.float64]
 Size = int | tuple[int, ...]
@@ -85,7 +86,7 @@ class Gaussian(Noise):
 
     def log_mgf(self, t: ArrayLike) -> Array:
         """t^2 scale^2 / 2."""
-        return (np.asarray(t, dtype=np.float64) * self.scale) ** 2 / 2
+        return (real("t", t) * self.scale) ** 2 / 2
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Rademacher(Noise):
 
     def log_mgf(self, t: ArrayLike) -> Array:
         """log cosh(t scale)."""
-        return _log_cosh(np.asarray(t, dtype=np.float64) * self.scale)
+        return _log_cosh(real("t", t) * self.scale)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Uniform(Noise):
 
     def log_mgf(self, t: ArrayLike) -> Array:
         """log(sinh(u) / u) with u = sqrt(3) scale t."""
-        u = np.abs(np.asarray(t, dtype=np.float64)) * (math.sqrt(3) * self.scale)
+        u = np.abs(real("t", t)) * (math.sqrt(3) * self.scale)
         large = np.maximum(u, 1e-2)
         return np.where(u < 1e-2, u * u / 6 - u**4 / 180, large + np.log(-np.expm1(-2 * large) / (2 * large)))
 
@@ -176,7 +177,7 @@ class TruncatedGaussian(Noise):
 
     def log_mgf(self, t: ArrayLike) -> Array:
         """In closed form, from the normal distribution function."""
-        u = np.abs(np.asarray(t, dtype=np.float64)) * self.parent
+        u = np.abs(real("t", t)) * self.parent
         upper, lower = log_ndtr(self.limit - u), log_ndtr(-self.limit - u)
         return np.asarray(u * u / 2 + upper + np.log1p(-np.exp(lower - upper)) - math.log(2 * ndtr(self.limit) - 1))
 
@@ -211,7 +212,7 @@ class ClippedCauchy(Noise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not -math.inf < self.low < self.high < math.inf:
+        if not number("low", self.low) < number("high", self.high):
             raise ValueError(f"low must be below high, both finite; got {self.low} and {self.high}")
 
     @property
@@ -244,7 +245,7 @@ class ClippedCauchy(Noise):
 
     def log_mgf(self, t: ArrayLike) -> Array:
         """By Gauss-Legendre quadrature over the angle, and the two atoms at the ends."""
-        t = np.asarray(t, dtype=np.float64)
+        t = real("t", t)
         a, h = self.scale / math.sqrt(2), self._half
         angle = math.atan(h / a)
         x, weight = roots_legendre(400)
@@ -276,7 +277,7 @@ class Sparse(Noise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.probability <= 1:
+        if positive_number("probability", self.probability) > 1:
             raise ValueError(f"probability must lie above 0 and at most at 1, got {self.probability}")
 
     @property
@@ -293,7 +294,7 @@ class Sparse(Noise):
     def log_mgf(self, t: ArrayLike) -> Array:
         """log(1 - p + p cosh(t jump))."""
         p = self.probability
-        jump = _log_cosh(np.asarray(t, dtype=np.float64) * (self.scale / math.sqrt(p)))
+        jump = _log_cosh(real("t", t) * (self.scale / math.sqrt(p)))
         return np.logaddexp(math.log1p(-p) if p < 1 else -math.inf, math.log(p) + jump)
 
 
@@ -329,7 +330,7 @@ class WorstCase:
 
     def __post_init__(self) -> None:
         positive_number("budget", self.budget)
-        if self.norm not in ("l2", "linf"):
+        if not isinstance(self.norm, str) or self.norm not in ("l2", "linf"):
             raise ValueError(f'norm must be "l2" or "linf", got {self.norm!r}')
 
     @property

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from shrinkstats._arrays import positive_number
+from shrinkstats.theory.arguments import at_least, real
 
 
 def variance_bounds(spread: ArrayLike, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -45,10 +44,10 @@ def variance_bounds(spread: ArrayLike, n: int) -> tuple[NDArray[np.float64], NDA
     >>> print(lower, x.var(), upper)
     8.0 9.5 16.0
     """
-    r = np.asarray(spread, dtype=np.float64)
+    r = real("spread", spread)
     if np.any(r < 0):
         raise ValueError(f"spread must not be negative, got {np.min(r):g}")
-    return r * r / (2 * _at_least_two(n)), r * r / 4
+    return r * r / (2 * at_least("n", 2, n)), r * r / 4
 
 
 def robustnorm_scale_bounds(
@@ -96,13 +95,7 @@ def robustnorm_scale_bounds(
     1.149 3.482
     """
     power = positive_number("power", power)
-    s = np.asarray(sd, dtype=np.float64)
+    s = real("sd", sd)
     if np.any(s < 0):
         raise ValueError(f"sd must not be negative, got {np.min(s):g}")
-    return (2 * s) ** power, (np.sqrt(2 * _at_least_two(n)) * s) ** power
-
-
-def _at_least_two(n: int) -> int:
-    if operator.index(n) < 2:
-        raise ValueError(f"n must be at least 2, got {n}")
-    return int(n)
+    return (2 * s) ** power, (np.sqrt(2 * at_least("n", 2, n)) * s) ** power

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
 
 from shrinkstats.estimators import BatchStatistics, Estimator, MinMaxNorm, RobustNorm
-from shrinkstats.prior import as_prior
+from shrinkstats.moments import Statistics
+from shrinkstats.prior import Prior, SamplingNoise, as_prior
+from shrinkstats.theory.arguments import at_least, number, real
 from shrinkstats.theory.known import is_known
 from shrinkstats.theory.noise import Gaussian, Noise, WorstCase
 from shrinkstats.theory.rules import SampleMean
@@ -35,8 +36,8 @@ def ask(
     seed: int,
 ) -> Problem:
     """The problem that these arguments of `verify_dominance` pose."""
-    dim, n, seed = operator.index(dim), operator.index(n), operator.index(seed)
-    if statistic not in ("mean", "var"):
+    dim, n, seed = at_least("dim", 1, dim), at_least("n", 1, n), at_least("seed", 0, seed)
+    if not isinstance(statistic, str) or statistic not in ("mean", "var"):
         raise ValueError(f'statistic must be "mean" or "var", got {statistic!r}')
     if baseline is None:
         baseline = SampleMean() if statistic == "mean" else BatchStatistics()
@@ -49,10 +50,10 @@ def ask(
             raise ValueError(f'{name}: SampleMean estimates means; use BatchStatistics() with statistic="var"')
     if dim < 1 + (statistic == "var"):
         raise ValueError(f"dim must be at least {1 + (statistic == 'var')}, got {dim}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
-    if known_variance is not None and not 0 < known_variance < math.inf:
-        raise ValueError(f"known_variance must be positive and finite, got {known_variance}")
+    if known_variance is not None:
+        known_variance = number("known_variance", known_variance)
+        if known_variance <= 0:
+            raise ValueError(f"known_variance must be positive and finite, got {known_variance:g}")
     estimates_variance = statistic == "var" or known_variance is None
     estimates_variance |= any(isinstance(rule, Estimator) for rule in (estimator, baseline))
     if n < 1 + estimates_variance:
@@ -75,8 +76,8 @@ def ask(
         attack,
         statistic,
         _loss(loss, statistic, dim),
-        None if known_variance is None else float(known_variance),
-        None if prior is None else as_prior(prior),
+        known_variance,
+        None if prior is None else _prior(prior, dim),
         seed,
     )
     if dim * n > LARGEST and draws_observations(problem):
@@ -93,15 +94,33 @@ def _loss(loss: str | Sequence[float], statistic: str, dim: int) -> str | tuple[
         if loss not in LOSSES or (loss == "entropy" and statistic == "mean"):
             raise ValueError(f"loss must be one of {LOSSES} (entropy is for variances) or {dim} weights, got {loss!r}")
         return loss
-    weights = tuple(float(w) for w in loss)
+    weights = tuple(real("loss", loss).ravel().tolist())
     if len(weights) != dim or not all(0 <= w < math.inf for w in weights) or not any(weights):
         raise ValueError(f"weights of the loss must be {dim} finite numbers, none negative, not all 0; got {loss!r}")
     return weights
 
 
+def _prior(prior: Any, dim: int) -> Prior:
+    """As a prior for so many channels, in NumPy's numbers."""
+    checked = as_prior(prior)
+    as_prior(Statistics(checked.mean, checked.var))  # a Prior is made without looking
+    parts = {"mean": checked.mean, "var": checked.var}
+    if isinstance(checked.noise, SamplingNoise):
+        parts |= {f"noise.{name}": value for name, value in checked.noise._asdict().items()}
+    elif checked.noise is not None:
+        parts["noise"] = checked.noise
+    vectors = {name: real(f"prior.{name}", value) for name, value in parts.items()}
+    for name, vector in vectors.items():
+        if vector.shape not in ((), (dim,)) or not np.isfinite(vector).all():
+            raise ValueError(
+                f"prior.{name} must be dim={dim} finite numbers, got {np.array2string(vector, threshold=8)}"
+            )
+    return checked
+
+
 def check_radii(radii: Iterable[float]) -> list[float]:
     """Finite and in order, each once."""
-    found = sorted({float(r) for r in np.ravel(np.asarray(list(radii), dtype=np.float64))})
+    found: list[float] = np.unique(real("radii", list(radii) if isinstance(radii, Iterator | Set) else radii)).tolist()
     if not found or found[0] < 0 or not all(map(math.isfinite, found)):
         raise ValueError(f"radii must be finite numbers, at least one and none negative; got {found}")
     return found
@@ -111,7 +130,10 @@ def check_directions(directions: Sequence[str] | None, problem: Problem) -> tupl
     """Those asked for, or all that differ."""
     if directions is None:
         return DIRECTIONS[:1] if symmetric(problem) or problem.dim == 1 else DIRECTIONS
-    names = tuple(dict.fromkeys([directions] if isinstance(directions, str) else directions))
-    if not names or not set(names) <= set(DIRECTIONS):
+    try:
+        names = tuple(dict.fromkeys([directions] if isinstance(directions, str) else directions))
+    except (TypeError, ValueError):  # no sequence, or one of what is not text
+        names = ()
+    if not names or not all(isinstance(name, str) and name in DIRECTIONS for name in names):
         raise ValueError(f"directions must be some of {DIRECTIONS}, got {directions!r}")
     return names

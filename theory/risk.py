@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-import operator
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc, gammainc, gammaln, roots_legendre, xlogy
+from scipy.special import betainc, betaincc, gammainc, gammaln, roots_legendre, xlog1py, xlogy
 
 from shrinkstats._arrays import positive_number
+from shrinkstats.theory.arguments import at_least, real
 
 Vector = NDArray[np.float64]
 
 NEGLIGIBLE = 42.0  # exp(-42) is below double precision
 CHUNK = 1024  # radii at a time: their nodes fit the cache
 LARGEST_CONSTANT = 100.0  # the series grows with it
+KNOWN = 1e16  # with as many degrees of freedom an estimate is the variance itself, to double precision
 
 
 def james_stein_risk(
@@ -44,7 +45,7 @@ def james_stein_risk(
         r, the distance of the true mean from the target in standard deviations of one coordinate. At 0 and at
         infinity the risk is exact: 2 for the plain estimate with known variance, and c.
     df : float, optional
-        Degrees of freedom of an independent estimate of the variance; None if it is known.
+        Degrees of freedom of an independent estimate of the variance; None or infinity if it is known.
     positive_part : bool
         For the positive-part estimate (the default of :func:`shrinkstats.james_stein`).
     constant : float
@@ -54,8 +55,8 @@ def james_stein_risk(
     Returns
     -------
     float or array of the shape of `radius`
-        NaN where the radius is NaN. The integral and the series behind it are carried to double precision:
-        relative errors stay below 1e-12.
+        NaN where the radius is NaN. Relative errors stay below 1e-14, or 1e-12 with the positive part. There they are
+        larger in more than 5,000 dimensions (1e-10 in a million), and for `df` beyond a million (1e-10 at a billion).
 
     Raises
     ------
@@ -85,9 +86,11 @@ def james_stein_risk(
     """
     dim = check_dimension(dim)
     if df is not None:
-        df = positive_number("df", df)
-    if not 0 <= constant <= LARGEST_CONSTANT:
-        raise ValueError(f"constant must lie between 0 and {LARGEST_CONSTANT:g}, got {constant!r}")
+        df = positive_number("df", df, infinite=True)
+        df = df if df < KNOWN else None
+    constant = positive_number("constant", constant, zero=True)
+    if constant > LARGEST_CONSTANT:
+        raise ValueError(f"constant must be at most {LARGEST_CONSTANT:g}, got {constant:g}")
     r = _radius(radius)
     if dim < 3 or constant == 0:
         risk = np.where(np.isnan(r), np.nan, float(dim))
@@ -172,14 +175,11 @@ def bayes_risk(dim: int, radius: ArrayLike) -> float | Vector:
 
 def check_dimension(dim: int) -> int:
     """dim as a whole number, at least 1."""
-    dim = operator.index(dim)
-    if dim < 1:
-        raise ValueError(f"dim must be at least 1, got {dim}")
-    return dim
+    return at_least("dim", 1, dim)
 
 
 def _radius(radius: ArrayLike) -> Vector:
-    r = np.asarray(radius, dtype=np.float64)
+    r = real("radius", radius)
     if np.any(r < 0):
         raise ValueError(f"radius must not be negative, got {np.min(r[r < 0]):g}")
     return r
@@ -210,7 +210,7 @@ def _mean_inverse(dim: int, rate: Vector) -> Vector:
     # With u = 1 - t the integrand falls off at least like exp(-(c - 3 + rate) u).
     length = np.minimum(1.0, NEGLIGIBLE / np.maximum(dim - 3 + rate, NEGLIGIBLE))
     u = length[:, None] * nodes
-    integral: Vector = length * (np.exp(xlogy(dim - 3, 1 - u) - rate[:, None] * u * (2 - u)) @ weights)
+    integral: Vector = length * (np.exp(xlog1py(dim - 3, -u) - rate[:, None] * u * (2 - u)) @ weights)
     return integral
 
 
@@ -238,8 +238,11 @@ def _gain_given_k(dim: int, df: float | None, constant: float) -> tuple[Vector, 
 
     def below(p: ArrayLike, more: int) -> Vector:
         """P(S < b) for S chi-square on 2p degrees of freedom, `more` pairs of degrees of freedom added to W."""
-        probability: Vector = gammainc(p, level / 2) if df is None else betainc(p, half_df + more, x)
-        return probability
+        if df is None:
+            return np.asarray(gammainc(p, level / 2))
+        # Above one half, with many degrees of freedom, betainc loses digits that its complement keeps.
+        probability, rest = betainc(p, half_df + more, x), betaincc(p, half_df + more, x)
+        return np.asarray(np.where(rest < 0.5, 1 - rest, probability))
 
     end = 64
     while below(np.asarray(dim / 2 + end - 1), 2) * (dim + end) > math.exp(-NEGLIGIBLE):

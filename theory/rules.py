@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from shrinkstats._arrays import positive_number
 from shrinkstats.mean import channel_james_stein, james_stein
+from shrinkstats.theory.arguments import number, real
 
 Vector = NDArray[np.float64]
 
@@ -34,7 +35,7 @@ class SampleMean:
     """
 
     def __call__(self, mean: ArrayLike, noise: ArrayLike) -> Vector:
-        return np.asarray(mean, dtype=np.float64)
+        return real("mean", mean)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class JamesStein:
     Raises
     ------
     ValueError
-        If `constant` is negative, `df` not positive, or `target` no number and not "mean".
+        If `constant` is negative, `df` not positive, one of them infinite, or `target` neither finite nor "mean".
+    TypeError
+        If one of them is no number.
 
     References
     ----------
@@ -76,12 +79,16 @@ class JamesStein:
     df: float | None = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.constant, (int, float)) and 0 <= self.constant < math.inf):
-            raise ValueError(f"constant must be a finite number, at least 0, got {self.constant!r}")
-        if self.target != "mean" and not (isinstance(self.target, (int, float)) and math.isfinite(self.target)):
+        constant = number("constant", self.constant)
+        if constant < 0:
+            raise ValueError(f"constant must be a finite number, at least 0, got {constant:g}")
+        _keep(self, "constant", constant)
+        if not isinstance(self.target, str):
+            _keep(self, "target", number("target", self.target))
+        elif self.target != "mean":
             raise ValueError(f'target must be a finite number or "mean", got {self.target!r}')
         if self.df is not None:
-            positive_number("df", self.df)
+            _keep(self, "df", positive_number("df", self.df))
 
     def __call__(self, mean: ArrayLike, noise: ArrayLike) -> Vector:
         """The estimate.
@@ -97,8 +104,7 @@ class JamesStein:
         -------
         array of shape (..., c)
         """
-        scaled = self.constant * np.asarray(noise, dtype=np.float64)
-        mean = np.asarray(mean, dtype=np.float64)
+        mean, scaled = real("mean", mean), self.constant * real("noise", noise)
         shrunk = james_stein(mean, scaled, target=self.target, df=self.df, positive_part=self.positive_part)
         return np.asarray(shrunk.estimate)
 
@@ -113,7 +119,7 @@ class JamesStein:
 
     def amount(self, w: Any, dim: int) -> Any:
         """a(w)."""
-        level = float(self.level(dim))
+        level = to_float(self.level(dim))
         return np.minimum(w, level) if self.positive_part else level + 0 * w
 
     def without_positive_part(self) -> JamesStein:
@@ -133,7 +139,7 @@ class ChannelJamesStein:
     """
 
     def __call__(self, mean: ArrayLike, noise: ArrayLike) -> Vector:
-        return np.asarray(channel_james_stein(np.asarray(mean, dtype=np.float64)).estimate)
+        return np.asarray(channel_james_stein(real("mean", mean)).estimate)
 
 
 @dataclass(frozen=True)
@@ -165,11 +171,15 @@ class SymmetricRule:
     formula: Callable[[Any], Any]
     target: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not callable(self.formula):
+            raise TypeError(f"formula must be callable, a(w), got {type(self.formula).__name__}")
+        _keep(self, "target", number("target", self.target))
+
     def __call__(self, mean: ArrayLike, noise: ArrayLike) -> Vector:
         """The estimate, from means (..., c) and their common noise, a number or (..., 1)."""
-        mean = np.asarray(mean, dtype=np.float64)
+        mean, noise = real("mean", mean), real("noise", noise)
         deviation = mean - self.target
-        noise = np.asarray(noise, dtype=np.float64)
         if noise.ndim and noise.shape[-1] != 1:
             raise ValueError(
                 f"noise of shape {noise.shape} has a value for every channel; a symmetric rule takes one for all: "
@@ -187,3 +197,17 @@ class SymmetricRule:
     def amount(self, w: Any, dim: int) -> Any:
         """a(w)."""
         return self.formula(w)
+
+
+def to_float(x: Fraction) -> float:
+    """The nearest float, infinity included."""
+    try:
+        return float(x)
+    except OverflowError:
+        return math.copysign(math.inf, x)
+
+
+def _keep(rule: Any, name: str, value: float) -> None:
+    """The value of a field, if what was given is a number of another kind; Python's own are kept as they were given."""
+    if not isinstance(getattr(rule, name), (int, float)):
+        object.__setattr__(rule, name, value)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from shrinkstats._arrays import positive_number
+from shrinkstats.theory.arguments import real
 from shrinkstats.theory.risk import check_dimension
 
 Vector = NDArray[np.float64]
@@ -71,14 +72,16 @@ def unbiased_risk(
     >>> bool(abs(half.mean() - 1.25) < 4 * half.std() / 100)
     True
     """
+    if not callable(estimator):
+        raise TypeError(f"estimator must be callable, from samples to estimates, got {type(estimator).__name__}")
     variance = positive_number("variance", variance)
-    x = np.asarray(x, dtype=np.float64)
+    x = real("x", x)
     if x.ndim == 0:
         raise ValueError("x must be a sample (c coordinates), or a stack of them, got a number")
-    estimate = _expect("estimator", estimator(x), x.shape)
+    estimate = _expect("estimator", estimator(x.copy()), x.shape)
     if callable(divergence):
-        slopes = _expect("divergence", divergence(x), x.shape[:-1])
-    elif divergence in DIVERGENCES:
+        slopes = _expect("divergence", divergence(x.copy()), x.shape[:-1])
+    elif isinstance(divergence, str) and divergence in DIVERGENCES:
         slopes = _divergence(estimator, x, math.sqrt(variance), complex_step=divergence == "complex")
     else:
         raise ValueError(f'divergence must be a callable, "central" or "complex", got {divergence!r}')
@@ -133,7 +136,11 @@ def symmetric_unbiased_risk(
     """
     dim = check_dimension(dim)
     per_df = 0.0 if noise_df is None else 1 / positive_number("noise_df", noise_df, infinite=True)
-    a, da, w = (np.asarray(x, dtype=np.float64) for x in (amount, slope, w))
+    a, da, w = (real(name, x) for name, x in (("amount", amount), ("slope", slope), ("w", w)))
+    try:
+        np.broadcast_shapes(a.shape, da.shape, w.shape)
+    except ValueError as error:
+        raise ValueError(f"amount, slope and w have shapes {a.shape}, {da.shape} and {w.shape}") from error
     risk: Vector = dim + a * ((1 + 2 * per_df) * a - 2 * (dim - 2)) / w - 4 * da * (1 + a * per_df)
     return risk
 
@@ -164,7 +171,7 @@ def _divergence(estimator: Estimator, x: Vector, sd: float, *, complex_step: boo
 
 
 def _expect(name: str, result: ArrayLike, shape: tuple[int, ...]) -> Vector:
-    result = np.asarray(result, dtype=np.float64)
+    result = real(f"what {name} returns", result)
     if result.shape != shape:
         raise ValueError(f"{name} must return an array of shape {shape}, got {result.shape}")
     return result

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
+
+_turn = threading.RLock()  # for as long as layers and hooks are those of one batch; a network may hold another
 
 
 class AdaptiveBatchNormNetwork(nn.Module):
@@ -98,7 +101,11 @@ class AdaptiveBatchNormNetwork(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Any:
-        """What the target computes from x, with scale and shift by the substitute."""
+        """What the target computes from x, with scale and shift by the substitute. Threads take turns."""
+        with nullcontext() if torch.compiler.is_compiling() else _turn:
+            return self._substituted(x)
+
+    def _substituted(self, x: Tensor) -> Any:
         statistics = self._statistics(x)
         with ExitStack() as stack:
             for (name, theirs), scale, shift in zip(self.pairs, self.scales, self.shifts, strict=True):
