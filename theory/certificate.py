@@ -164,6 +164,8 @@ def certify(
         return _exact(model, *(_Family(rule.level(dim), rule.positive_part) for rule in (left, right)))
     if model.dim < 3:
         return Certificate(False, f"Stein's identity needs 3 dimensions for rules of this kind, got {model.dim}")
+    if any(is_known(rule, JamesStein) and math.isinf(to_float(rule.level(dim))) for rule in (left, right)):
+        return Certificate(False, "the constant leaves the range of floating-point numbers")
     return _by_intervals(model, *(partial(rule.amount, dim=dim) for rule in (left, right)))
 
 

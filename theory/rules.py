@@ -204,7 +204,7 @@ def to_float(x: Fraction) -> float:
     try:
         return float(x)
     except OverflowError:
-        return math.copysign(math.inf, x)
+        return math.inf if x > 0 else -math.inf
 
 
 def _keep(rule: Any, name: str, value: float) -> None:
