@@ -111,7 +111,8 @@ def weights(
     """N / (N + n) and n / (N + n), for N from 0 to infinity."""
     namespace(source=source.mean, target=target.mean, strength=strength)  # one library
     strength = nonnegative("strength", as_real("strength", strength, xp, like=source.mean), xp)
-    check_channels(source=source.mean, strength=strength)
+    one_each = tuple(strength.shape[-1:]) == (1,) and source.mean.ndim > 0  # for all channels of a problem
+    check_channels(source=source.mean[..., :1] if one_each else source.mean, strength=strength)
     one, zero = xp.ones_like(strength), xp.zeros_like(strength)
     infinite, large = xp.isinf(strength), strength > n
     smaller = xp.where(large, one * n, strength) / xp.where(large & ~infinite, strength, one * n)

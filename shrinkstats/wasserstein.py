@@ -168,7 +168,7 @@ def _bounds(
     certain = (part == 0) | (n == 1)
     smallest = weight * source.var + own * (q / n) * target.var
     ratio = xp.where(certain, xp.zeros_like(smallest), part) / xp.where(certain, xp.ones_like(smallest), smallest)
-    return lower, lower + target.var * (ratio * root(ratio, xp)) * (root(own, xp) * ((n - 1) / (2 * n * n)))
+    return lower, lower + target.var * (ratio * root(ratio, xp)) * (root(own, xp) * ((n - 1) / n / 2 / n))
 
 
 def best_strength(source: Pair, target: Pair, *, n: float, bound: str = "upper", alpha: float = 0.05) -> Array:

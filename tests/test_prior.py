@@ -192,3 +192,18 @@ def test_the_compiled_blend_checks_too():
         shrinkstats.stein_blend(source, batch, noise=noise)
     with pytest.raises(ValueError, match="channels"):
         shrinkstats.stein_blend(source, batch, noise=SamplingNoise(*[np.ones(4)] * 3))
+
+
+def test_a_strength_for_each_problem_of_a_stack():
+    rng = np.random.default_rng(0)
+    source, target = (shrinkstats.Statistics(rng.normal(size=(2, 3)), rng.uniform(1, 2, (2, 3))) for _ in range(2))
+    strength = np.array([[1.0], [2.0]])
+    full = np.broadcast_to(strength, (2, 3))
+    functions = (shrinkstats.blend, shrinkstats.wasserstein_bounds)
+    for function in functions:
+        for found, expected in zip(*(function(source, target, n=4, strength=s) for s in (strength, full)), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        with pytest.raises(ValueError, match="leading axes do not broadcast"):
+            function(source, target, n=4, strength=np.ones((3, 1)))
+        with pytest.raises(ValueError, match="different numbers of channels"):
+            function(source, target, n=4, strength=np.ones((2, 2)))

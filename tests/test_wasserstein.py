@@ -217,3 +217,13 @@ def test_bounds_and_gradients_at_large_strengths_without_a_training_variance(str
     mean_s, var_s, mean_t, var_t = (float(v.grad) for v in vectors)
     np.testing.assert_allclose([mean_s, mean_t, var_t], [-2.0, 2.0, 1.0])
     assert -math.inf < var_s < -1e100  # minus infinity in the limit
+
+
+@pytest.mark.parametrize("n", [1e8, 1e150, 1e160, 1e300])
+def test_the_upper_bound_of_very_many_samples(n):
+    """Above the lower one by var / 2n where nothing is blended in."""
+    zero, one = np.zeros(1), np.full(1, 1.0)
+    source, target = Statistics(zero, one), Statistics(zero, one)
+    lower, upper = shrinkstats.wasserstein_bounds(source, target, n=n, strength=0.0)
+    assert lower[0] < upper[0]
+    np.testing.assert_allclose(upper - lower, 1 / (2 * n), rtol=1e-3)
