@@ -132,6 +132,7 @@ import numpy as np
 import shrinkstats
 from shrinkstats import Statistics
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 x = np.random.default_rng(0).normal(size=(4, 3, 5))
 pair = Statistics(np.zeros(3), np.ones(3))
 
