@@ -64,13 +64,15 @@ def _checked(fields: dict[str, NDArray[Any]]) -> dict[str, Any]:
             raise ValueError(f"{name} is not a vector of {shape[0]} real numbers, as many as mean has")
     numbers = {name: fields[name].item() for name in NUMBERS}
     count, samples, weight = (numbers[name] for name in NUMBERS)
-    if not (0 <= samples <= count and (samples > 0) == (count > 0) and 0 <= weight < math.inf):
-        raise ValueError(f"count={count}, samples={samples}, sample_weight={weight} cannot be")
-    for name, value in OF_NOTHING.items():
-        if not count and (weight or not np.array_equal(fields[name], np.full(shape, value), equal_nan=True)):
-            raise ValueError(f"count=0, but {'sample_weight' if weight else name} is not that of no data")
-    if samples and not (count <= 2**53 and count * (count / samples) <= weight * (1 + ROUNDING) <= count**2 * 1.01):
-        raise ValueError(f"count={count}, samples={samples}, sample_weight={weight} cannot be")
+    impossible = f"count={count}, samples={samples}, sample_weight={weight} cannot be"
+    if not 0 <= samples <= count <= 2**53 or (samples > 0) != (count > 0):
+        raise ValueError(impossible)
+    if not count:
+        for name, value in {**OF_NOTHING, "sample_weight": 0.0}.items():
+            if not np.array_equal(fields[name], np.full(fields[name].shape, value), equal_nan=True):
+                raise ValueError(f"count=0, but {name} is not that of no data")
+    elif not count * (count / samples) <= weight * (1 + ROUNDING) <= count**2 * 1.01:
+        raise ValueError(impossible)
     for name in ("m2", "sample_m2"):
         if (fields[name] < 0).any():
             raise ValueError(f"{name} is negative")
