@@ -102,7 +102,12 @@ def blend(
     if isinstance(n, (int, float)) or not (hasattr(n, "node") or (is_torch_array(n) and not can_look(n))):
         n = positive_number("n", n)
     weight, own = weights(strength, n, xp, source, target)
-    return Statistics(weight * source.mean + own * target.mean, weight * source.var + own * target.var)
+    return Statistics(*(_times(weight, a, xp) + _times(own, b, xp) for a, b in zip(source, target, strict=True)))
+
+
+def _times(weight: Array, x: Array, xp: Namespace) -> Array:
+    """The product; nothing of an infinity without weight."""
+    return weight * xp.where((weight == 0) & xp.isinf(x), xp.zeros_like(x), x)
 
 
 def weights(
@@ -174,7 +179,8 @@ def stein_blend(
     Notes
     -----
     This is an empirical-Bayes rule: the channels of a layer are strongly correlated, so no dominance is claimed.
-    Channels whose training variance is zero have no unit to measure a shift in; they do not vote on the weights.
+    Channels whose training variance is zero (or infinite) have no unit to measure a shift in; they do not vote on the
+    weights. Where a variance is infinite the blend's is.
 
     In a network, where the samples are images, :class:`shrinkstats.estimators.SteinBlend` counts the training data
     as one of them.
@@ -227,9 +233,15 @@ def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float 
     half = source.mean / 2  # or a difference of means might leave the range
     mean = 2 * (half + w * (target.mean / 2 - half))
     if "sd" not in checked:
-        return Statistics(mean, (1 - w_spread) * source.var + w_spread * target.var)
-    sd = (1 - w_spread) * root(source.var, xp) + w_spread * unbiased_sd(source, target, checked["sd_bias"], xp)
+        return Statistics(mean, _between(w_spread, source.var, target.var, xp))
+    sd = _between(w_spread, root(source.var, xp), unbiased_sd(source, target, checked["sd_bias"], xp), xp)
     return Statistics(mean, sd * sd)
+
+
+def _between(w: Array, a: Array, b: Array, xp: Namespace) -> Array:
+    """(1 - w) a + w b; infinite where one of them is, whatever its weight: that was found by such numbers too."""
+    known = [xp.where(xp.isinf(v), xp.zeros_like(v), v) for v in (a, b)]
+    return (1 - w) * known[0] + w * known[1] + ((a - known[0]) + (b - known[1]))
 
 
 def _compiled(source: Any, target: Any, noise: Any, kappa: float, share: float) -> Statistics | None:
@@ -252,7 +264,7 @@ def blend_weights(
     source: Statistics, target: Statistics, noise: SamplingNoise, kappa: float, xp: Namespace
 ) -> tuple[Array, Array]:
     """Stein's weights for mean and variance, or standard deviation, on arguments that were checked."""
-    votes = source.var > 0
+    votes = (source.var > 0) & ~xp.isinf(source.var)
     votes = votes | xp.isnan(source.var)
     one, zero = xp.ones_like(source.var), xp.zeros_like(source.var)
     var = xp.where(votes, source.var, one)
@@ -271,7 +283,7 @@ def blend_weights(
     squares = ratio * ratio
     voters = xp.sum(xp.astype(votes, squares.dtype), axis=-1, keepdims=True)
     grown = xp.sum(squares, axis=-1, keepdims=True) / xp.where(voters == 0, xp.ones_like(voters), voters)
-    return weight(shift, noise.mean / var * squares), weight(ratio - 1, noise.sd * grown)
+    return weight(shift, _times(noise.mean / var, squares, xp)), weight(ratio - 1, _times(noise.sd, grown, xp))
 
 
 def unbiased_sd(source: Statistics, target: Statistics, bias: Array, xp: Namespace) -> Array:

@@ -223,7 +223,9 @@ class ShrinkBatchNorm(_BatchNorm):
             with torch.no_grad():
                 value = torch.as_tensor(value, dtype=buffer.dtype, device=buffer.device).detach()
                 share = 1 / batches.to(value.dtype) if self.momentum is None else self.momentum
-                buffer.add_((value - buffer) * share)
+                step = value - buffer
+                kept = 0 if self.momentum == 1 else (1 - share) * buffer  # of infinity, whose share is none
+                buffer.copy_(torch.where(step.isfinite(), buffer + step * share, kept + share * value))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.
