@@ -66,7 +66,7 @@ def blend(
     Parameters
     ----------
     source, target : Statistics or Moments
-        Training and batch statistics, vectors of shape (..., c).
+        Training and batch statistics, vectors of shape (..., c) with the same c; leading axes broadcast.
     n : float
         Samples in the batch.
     strength : float or array broadcastable to the vectors
@@ -110,14 +110,19 @@ def _times(weight: Array, x: Array, xp: Namespace) -> Array:
     return weight * xp.where((weight == 0) & xp.isinf(x), xp.zeros_like(x), x)
 
 
+def _check_goes_with(source: Array, name: str, x: Array) -> None:
+    """One number a channel, or one for all channels of each problem of a stack."""
+    one_each = tuple(x.shape[-1:]) == (1,) and source.ndim > 0
+    check_channels(**{"source": source[..., :1] if one_each else source, name: x})
+
+
 def weights(
     strength: Array | float, n: float, xp: Namespace, source: Statistics, target: Statistics
 ) -> tuple[Array, Array]:
     """N / (N + n) and n / (N + n), for N from 0 to infinity."""
     namespace(source=source.mean, target=target.mean, strength=strength)  # one library
     strength = nonnegative("strength", as_real("strength", strength, xp, like=source.mean), xp)
-    one_each = tuple(strength.shape[-1:]) == (1,) and source.mean.ndim > 0  # for all channels of a problem
-    check_channels(source=source.mean[..., :1] if one_each else source.mean, strength=strength)
+    _check_goes_with(source.mean, "strength", strength)
     one, zero = xp.ones_like(strength), xp.zeros_like(strength)
     infinite, large = xp.isinf(strength), strength > n
     smaller = xp.where(large, one * n, strength) / xp.where(large & ~infinite, strength, one * n)
@@ -157,10 +162,10 @@ def stein_blend(
     Parameters
     ----------
     source, target : Statistics or Moments
-        Training and batch statistics, vectors of shape (..., c).
+        Training and batch statistics, vectors of shape (..., c) with the same c; leading axes broadcast.
     noise : SamplingNoise, array or float, optional
-        Sampling variance of `target`'s mean, in its squared units, or what calibration measured. Left out, it
-        is ``target.noise``, for which `target` must be Moments.
+        Sampling variance of `target`'s mean, in its squared units, or what calibration measured; arrays broadcast
+        to the vectors. Left out, it is ``target.noise``, for which `target` must be Moments.
     kappa : float
         Factor on the noise; 1 is Stein's.
 
@@ -221,7 +226,7 @@ def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float 
     checked = {k: as_real(f"noise.{k}", v, xp, like=source.mean) for k, v in parts._asdict().items() if v is not None}
     shape = np.broadcast_shapes(source.mean.shape, source.var.shape, target.mean.shape, target.var.shape)
     for name, x in checked.items():
-        check_channels(**{"source": source.mean, f"noise.{name}": x})
+        _check_goes_with(source.mean, f"noise.{name}", x)
         if np.broadcast_shapes(shape, x.shape) != shape:
             raise ValueError(
                 f"noise.{name} of shape {tuple(x.shape)} does not broadcast to statistics of shape {shape}"
