@@ -1,5 +1,6 @@
 """Vectors near the ends of the range, against exact fractions; slopes where a variance is zero."""
 
+import copy
 import math
 import warnings
 from contextlib import nullcontext
@@ -494,6 +495,23 @@ def test_running_statistics_after_an_infinite_variance(dtype, momentum, compiled
         plain(batches[-1])
     torch.testing.assert_close(layer.running_var[1:], plain.running_var[1:])
     assert float(layer.running_var[0]) == (float(plain.running_var[0]) if momentum == 1 else math.inf)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in BY_RANGE])
+def test_a_layer_with_memory_takes_large_numbers_and_forgets_them(rule):
+    torch = pytest.importorskip("torch")
+    layers = pytest.importorskip("shrinkstats.adapters.torch")
+    small = torch.from_numpy(np.random.default_rng(1).normal(size=(6, 8, 5, 3, 3)))
+    for memory in (4, 8, 64):
+        layer = layers.ShrinkBatchNorm2d(5, BatchStatistics()).double()
+        layers.adapt(layers.calibrate(layer, list(small)).eval(), RULES[rule], memory=memory)
+        layer(small[0])
+        expected = copy.deepcopy(layer)(small[1])
+        for scale in (1e155, 1e200, 1e300):
+            y = layer(torch.from_numpy(large_data(scale, "one")))
+            assert not bool(y.isnan().any())
+            assert rule == "prior alone" or not bool(y[:, 0].any())
+        torch.testing.assert_close(layer(small[1]), expected)
 
 
 @pytest.mark.parametrize("rule", RULES)
