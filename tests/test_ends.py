@@ -478,7 +478,7 @@ def test_a_channel_alone_and_statistics_of_single_precision(kind, rule, single):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("momentum", [0.1, 1.0, None])
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0, None])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_running_statistics_after_an_infinite_variance(dtype, momentum, compiled):
     torch = pytest.importorskip("torch")
@@ -494,7 +494,9 @@ def test_running_statistics_after_an_infinite_variance(dtype, momentum, compiled
     for _ in batches:
         plain(batches[-1])
     torch.testing.assert_close(layer.running_var[1:], plain.running_var[1:])
-    assert float(layer.running_var[0]) == (float(plain.running_var[0]) if momentum == 1 else math.inf)
+    assert float(layer.running_var[0]) == (float(plain.running_var[0]) if momentum in (0, 1) else math.inf)
+    layer(torch.full_like(batches[0], math.nan))
+    assert bool(layer.running_var.isnan().all())
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in BY_RANGE])

@@ -288,8 +288,8 @@ def _between(old, new, share):
     step = new - old
     if math.isfinite(step):
         return old + share * step
-    kept = (1 - share) * old if share != 1 else 0.0  # nothing of an infinity without weight
-    return kept + share * new if share != 0 else kept
+    kept = 0.0 if math.isinf(old) and share == 1 else (1 - share) * old  # nothing of an infinity without weight
+    return kept + (0.0 if math.isinf(new) and share == 0 else share * new)
 
 
 @jit
