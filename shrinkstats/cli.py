@@ -654,13 +654,24 @@ def _show(table: _Table, all_rows: bool) -> None:
 def _notes(table: _Table) -> Iterator[str]:
     """What was left out, and what makes a number missing, or the same as before."""
     yield from table.notes
-    bad = np.flatnonzero(~np.isfinite(table.columns["sample_mean"]) | ~np.isfinite(table.columns["sample_variance"]))
+    mean, var = table.columns["sample_mean"], table.columns["sample_variance"]
+    large = np.flatnonzero(np.isfinite(mean) & np.isinf(var))
+    bad = np.flatnonzero(~np.isfinite(mean) | np.isnan(var))
     channels = len(table.names)
+
+    def hold(which: Any, what: str) -> str:
+        named = ", ".join(table.names[i] for i in which[:5]) + (", ..." if len(which) > 5 else "")
+        return f"{len(which)} of {channels} channels hold {what} ({named}). Shrinkage pools the channels"
+
     if len(bad):
-        named = ", ".join(table.names[i] for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
         yield (
-            f"{len(bad)} of {channels} channels hold NaN or infinity ({named}). Shrinkage pools the channels, so "
-            "their missing values reach every shrunken one: fill them or leave these channels out."
+            f"{hold(bad, 'NaN or infinity')}, so their missing values reach every shrunken one: fill them or leave "
+            "these channels out."
+        )
+    elif len(large):
+        yield (
+            f"{hold(large, 'numbers too large to be squared')}, so their infinite variances reach every shrunken one: "
+            "divide the data by a constant or leave these channels out."
         )
     elif table.count == 1:
         yield "one observation a channel shows no noise, so there is nothing to shrink the means by."

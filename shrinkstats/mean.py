@@ -44,6 +44,12 @@ def unit_scale(x: Array, xp: Namespace) -> Array:
     return 2.0 ** xp.where(power > last, last, power)
 
 
+def finite(x: Array, xp: Namespace) -> Array:
+    """x, whose infinities count as the largest numbers there are."""
+    largest = xp.full_like(x, xp.finfo(x.dtype).max)
+    return xp.where(xp.isinf(x), xp.where(x > 0, largest, -largest), x)
+
+
 def factor_from(amount: Array, squares: Array, xp: Namespace) -> Array:
     """1 - amount / squares, cut off at 0; 0 where squares is 0 (everything sits on the target); NaN stays NaN."""
     nothing = (squares == 0) | (amount > squares)
@@ -59,11 +65,8 @@ def shrinkage_factor(
     *,
     positive_part: bool = True,
 ) -> Array:
-    """1 - amount(noise) / sum of squared deviations, where amount is linear; no intermediate over- or underflows.
-
-    Infinite noise counts as the largest there is.
-    """
-    noise = xp.where(xp.isinf(noise), xp.full_like(noise, xp.finfo(noise.dtype).max), noise)
+    """1 - amount(noise) / sum of squared deviations, where amount is linear; no intermediate over- or underflows."""
+    noise = finite(noise, xp)
     scale, unit = unit_scale(deviation, xp), unit_scale(noise, xp)
     d = deviation / scale
     squares = xp.sum(d * d, axis=-1)
@@ -267,8 +270,7 @@ def shrink_by_channels(mean: Array, xp: Namespace, *, correction: int = 1) -> Sh
     channels = mean.shape[-1]
     if channels < 3:
         return Shrunk(mean, xp.ones_like(mean[..., 0]))
-    m = mean / unit_scale(mean, xp)
-    spread = m - xp.mean(m, axis=-1, keepdims=True)
+    m, spread = _between_channels(mean, xp)
     amount = (channels - 2) / (channels + correction) * xp.sum(spread * spread, axis=-1)
     factor = factor_from(amount, xp.sum(m * m, axis=-1), xp)
     return Shrunk(factor[..., None] * mean, factor)
@@ -280,11 +282,17 @@ def pull_by_channels(mean: Array, g: Array, xp: Namespace, *, correction: int = 
     if channels < 3:
         return g
     factor = shrink_by_channels(mean, xp, correction=correction).factor[..., None]
-    m = mean / unit_scale(mean, xp)
-    spread = m - xp.mean(m, axis=-1, keepdims=True)
+    m, spread = _between_channels(mean, xp)
     squares = xp.sum(m * m, axis=-1, keepdims=True)
     push = 2 * xp.sum(g * m, axis=-1, keepdims=True) / xp.where(squares == 0, xp.ones_like(squares), squares)
     return factor * g + push * ((1 - factor) * m - (channels - 2) / (channels + correction) * spread)
+
+
+def _between_channels(mean: Array, xp: Namespace) -> tuple[Array, Array]:
+    """The entries in a unit in which squares are in range, and what they deviate from their average by."""
+    m = finite(mean, xp)
+    m = m / unit_scale(m, xp)
+    return m, m - xp.mean(m, axis=-1, keepdims=True)
 
 
 def _check_broadcast(mean: Array, **others: Array) -> None:

@@ -66,7 +66,7 @@ def blend(
     Parameters
     ----------
     source, target : Statistics or Moments
-        Training and batch statistics, vectors of shape (..., c).
+        Training and batch statistics, vectors of shape (..., c) with the same c; leading axes broadcast.
     n : float
         Samples in the batch.
     strength : float or array broadcastable to the vectors
@@ -102,7 +102,18 @@ def blend(
     if isinstance(n, (int, float)) or not (hasattr(n, "node") or (is_torch_array(n) and not can_look(n))):
         n = positive_number("n", n)
     weight, own = weights(strength, n, xp, source, target)
-    return Statistics(weight * source.mean + own * target.mean, weight * source.var + own * target.var)
+    return Statistics(*(_times(weight, a, xp) + _times(own, b, xp) for a, b in zip(source, target, strict=True)))
+
+
+def _times(weight: Array, x: Array, xp: Namespace) -> Array:
+    """The product; nothing of an infinity without weight."""
+    return weight * xp.where((weight == 0) & xp.isinf(x), xp.zeros_like(x), x)
+
+
+def _check_goes_with(source: Array, name: str, x: Array) -> None:
+    """One number a channel, or one for all channels of each problem of a stack."""
+    one_each = tuple(x.shape[-1:]) == (1,) and source.ndim > 0
+    check_channels(**{"source": source[..., :1] if one_each else source, name: x})
 
 
 def weights(
@@ -111,8 +122,7 @@ def weights(
     """N / (N + n) and n / (N + n), for N from 0 to infinity."""
     namespace(source=source.mean, target=target.mean, strength=strength)  # one library
     strength = nonnegative("strength", as_real("strength", strength, xp, like=source.mean), xp)
-    one_each = tuple(strength.shape[-1:]) == (1,) and source.mean.ndim > 0  # for all channels of a problem
-    check_channels(source=source.mean[..., :1] if one_each else source.mean, strength=strength)
+    _check_goes_with(source.mean, "strength", strength)
     one, zero = xp.ones_like(strength), xp.zeros_like(strength)
     infinite, large = xp.isinf(strength), strength > n
     smaller = xp.where(large, one * n, strength) / xp.where(large & ~infinite, strength, one * n)
@@ -152,10 +162,10 @@ def stein_blend(
     Parameters
     ----------
     source, target : Statistics or Moments
-        Training and batch statistics, vectors of shape (..., c).
+        Training and batch statistics, vectors of shape (..., c) with the same c; leading axes broadcast.
     noise : SamplingNoise, array or float, optional
-        Sampling variance of `target`'s mean, in its squared units, or what calibration measured. Left out, it
-        is ``target.noise``, for which `target` must be Moments.
+        Sampling variance of `target`'s mean, in its squared units, or what calibration measured; arrays broadcast
+        to the vectors. Left out, it is ``target.noise``, for which `target` must be Moments.
     kappa : float
         Factor on the noise; 1 is Stein's.
 
@@ -174,7 +184,8 @@ def stein_blend(
     Notes
     -----
     This is an empirical-Bayes rule: the channels of a layer are strongly correlated, so no dominance is claimed.
-    Channels whose training variance is zero have no unit to measure a shift in; they do not vote on the weights.
+    Channels whose training variance is zero (or infinite) have no unit to measure a shift in; they do not vote on the
+    weights. Where a variance is infinite the blend's is.
 
     In a network, where the samples are images, :class:`shrinkstats.estimators.SteinBlend` counts the training data
     as one of them.
@@ -215,7 +226,7 @@ def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float 
     checked = {k: as_real(f"noise.{k}", v, xp, like=source.mean) for k, v in parts._asdict().items() if v is not None}
     shape = np.broadcast_shapes(source.mean.shape, source.var.shape, target.mean.shape, target.var.shape)
     for name, x in checked.items():
-        check_channels(**{"source": source.mean, f"noise.{name}": x})
+        _check_goes_with(source.mean, f"noise.{name}", x)
         if np.broadcast_shapes(shape, x.shape) != shape:
             raise ValueError(
                 f"noise.{name} of shape {tuple(x.shape)} does not broadcast to statistics of shape {shape}"
@@ -227,9 +238,15 @@ def shrunken_blend(source: Any, target: Any, noise: Any, kappa: float, n: float 
     half = source.mean / 2  # or a difference of means might leave the range
     mean = 2 * (half + w * (target.mean / 2 - half))
     if "sd" not in checked:
-        return Statistics(mean, (1 - w_spread) * source.var + w_spread * target.var)
-    sd = (1 - w_spread) * root(source.var, xp) + w_spread * unbiased_sd(source, target, checked["sd_bias"], xp)
+        return Statistics(mean, _between(w_spread, source.var, target.var, xp))
+    sd = _between(w_spread, root(source.var, xp), unbiased_sd(source, target, checked["sd_bias"], xp), xp)
     return Statistics(mean, sd * sd)
+
+
+def _between(w: Array, a: Array, b: Array, xp: Namespace) -> Array:
+    """(1 - w) a + w b; infinite where one of them is, whatever its weight: that was found by such numbers too."""
+    known = [xp.where(xp.isinf(v), xp.zeros_like(v), v) for v in (a, b)]
+    return (1 - w) * known[0] + w * known[1] + ((a - known[0]) + (b - known[1]))
 
 
 def _compiled(source: Any, target: Any, noise: Any, kappa: float, share: float) -> Statistics | None:
@@ -252,7 +269,7 @@ def blend_weights(
     source: Statistics, target: Statistics, noise: SamplingNoise, kappa: float, xp: Namespace
 ) -> tuple[Array, Array]:
     """Stein's weights for mean and variance, or standard deviation, on arguments that were checked."""
-    votes = source.var > 0
+    votes = (source.var > 0) & ~xp.isinf(source.var)
     votes = votes | xp.isnan(source.var)
     one, zero = xp.ones_like(source.var), xp.zeros_like(source.var)
     var = xp.where(votes, source.var, one)
@@ -271,7 +288,7 @@ def blend_weights(
     squares = ratio * ratio
     voters = xp.sum(xp.astype(votes, squares.dtype), axis=-1, keepdims=True)
     grown = xp.sum(squares, axis=-1, keepdims=True) / xp.where(voters == 0, xp.ones_like(voters), voters)
-    return weight(shift, noise.mean / var * squares), weight(ratio - 1, noise.sd * grown)
+    return weight(shift, _times(noise.mean / var, squares, xp)), weight(ratio - 1, _times(noise.sd, grown, xp))
 
 
 def unbiased_sd(source: Statistics, target: Statistics, bias: Array, xp: Namespace) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from shrinkstats._arrays import (
     Array,
     Namespace,
@@ -62,7 +64,8 @@ def gamma_stein(var: Array, n: float) -> Array:
 def shrink_variances(var: Array, n: float, xp: Namespace) -> Array:
     """`gamma_stein` on arguments that were checked."""
     weight, share = _weights(n, var.shape[-1])
-    return weight * var + share * _geometric_mean(var, xp)
+    # A channel alone has no share in a mean, which may be infinite.
+    return weight * var + share * _geometric_mean(var, xp) if share else weight * var
 
 
 def _weights(n: float, channels: int) -> tuple[float, float]:
@@ -72,8 +75,11 @@ def _weights(n: float, channels: int) -> tuple[float, float]:
 
 
 def _geometric_mean(var: Array, xp: Namespace) -> Array:
-    zero = var == 0
-    geometric = xp.exp(xp.mean(xp.log(xp.where(zero, xp.ones_like(var), var)), axis=-1, keepdims=True))
-    # One variance of zero makes the product zero, unless a NaN makes it NaN.
-    vanishes = xp.any(zero, axis=-1, keepdims=True) & ~xp.isnan(geometric)
-    return xp.where(vanishes, xp.zeros_like(geometric), geometric)
+    zero, infinite = var == 0, xp.isinf(var)
+    logs = xp.log(xp.where(zero | infinite, xp.ones_like(var), var))
+    geometric = xp.exp(xp.mean(logs, axis=-1, keepdims=True))
+    # One variance of zero makes the product zero, else one of infinity makes it infinite, unless a NaN makes it NaN.
+    for extreme, value in ((infinite, math.inf), (zero, 0.0)):
+        decides = xp.any(extreme, axis=-1, keepdims=True) & ~xp.isnan(geometric)
+        geometric = xp.where(decides, xp.full_like(geometric, value), geometric)
+    return geometric

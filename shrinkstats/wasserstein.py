@@ -47,7 +47,7 @@ def wasserstein2(a: Pair, b: Pair, *, normalized: bool = False) -> Array:
     Parameters
     ----------
     a, b : Statistics or Moments
-        Vectors of shape (..., c).
+        Vectors of shape (..., c) with the same c; leading axes broadcast.
     normalized : bool
         Divide by the variance of `a`: distances in units of its standard deviation, squared.
 
@@ -99,7 +99,8 @@ def wasserstein_bounds(
     Parameters
     ----------
     source, target : Statistics or Moments
-        Statistics of the training data, and the true ones of the data to adapt to; vectors of shape (..., c).
+        Statistics of the training data, and the true ones of the data to adapt to; vectors of shape (..., c)
+        with the same c; leading axes broadcast.
     n : float
         Samples in the batch, at least 1. A single sample has no variance to be uncertain of: both bounds agree.
     strength : float or array broadcastable to the vectors

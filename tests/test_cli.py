@@ -184,6 +184,17 @@ def test_missing_values_are_shown_and_reported(call, tmp_path):
     assert written["factor"] is None
 
 
+def test_numbers_too_large_to_be_squared_are_reported(call):
+    x = np.random.default_rng(0).normal(size=(20, 4))
+    x[:, 1] *= 1e200
+    np.save("x.npy", x)
+    result = call("estimate", "x.npy")
+    assert result.exit_code == 0
+    assert "1 of 4 channels hold numbers too large to be squared (1). Shrinkage pools the channels" in result.stdout
+    assert "nan" not in result.stdout.lower()
+    assert "inf" in result.stdout
+
+
 def test_what_cannot_be_shrunk_is_explained(call):
     np.save("one.npy", np.arange(5.0)[None])
     assert "one observation a channel shows no noise" in call("estimate", "one.npy").stdout

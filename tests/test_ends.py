@@ -1,6 +1,8 @@
 """Vectors near the ends of the range, against exact fractions; slopes where a variance is zero."""
 
+import copy
 import math
+import warnings
 from contextlib import nullcontext
 from fractions import Fraction
 
@@ -9,7 +11,17 @@ import pytest
 
 import shrinkstats
 from shrinkstats import Prior, SamplingNoise, Statistics
-from shrinkstats.estimators import BatchStatistics, MinMaxNorm, PriorBlend, RobustNorm, Stein, SteinBlend
+from shrinkstats.estimators import (
+    BatchStatistics,
+    JSNorm,
+    Lasso,
+    MinMaxNorm,
+    PriorBlend,
+    Ridge,
+    RobustNorm,
+    Stein,
+    SteinBlend,
+)
 
 pytestmark = [pytest.mark.core, pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")]
 
@@ -356,3 +368,203 @@ def test_the_strengths_of_a_dask_array_are_a_task_a_chunk():
     assert len(found.__dask_graph__()) < 100
     expected = shrinkstats.best_strength(Statistics(*parts[:2]), Statistics(*parts[2:]), n=8)
     np.testing.assert_array_equal(found.compute(), expected)
+
+
+RULES = {
+    "batch": BatchStatistics(),
+    "stein": Stein(),
+    "published": Stein.published(),
+    "channel": Stein("channel", "channel"),
+    "means alone": Stein("sampling", None),
+    "jsnorm": JSNorm(),
+    "robust": RobustNorm(),
+    "min-max": MinMaxNorm(),
+    "ridge": Ridge(),
+    "lasso": Lasso(),
+    "prior": PriorBlend(3.0),
+    "prior alone": PriorBlend(math.inf),
+    "stein blend": SteinBlend(),
+    "much noise": SteinBlend(1e9),
+}
+BY_RANGE, OF_ITS_OWN = ("robust", "min-max"), ("batch", "ridge", "lasso", "prior", "prior alone")
+PLACES = ["numpy", "torch", "jax", "training", "plain", "evaluation", "adapted", "grouped"]
+
+
+def large_data(scale, which, shape=(8, 5, 3, 3)):
+    """Data whose first channel, or all, or all but a constant one, are so large."""
+    x = np.random.default_rng(0).normal(0.3, 1.0, shape)
+    large = {"one": slice(0, 1), "all": slice(None), "a constant": slice(0, 4)}[which]
+    x[:, large] *= scale
+    if which == "a constant":
+        x[:, 4] = 2.0
+    return x
+
+
+def normalized(place, rule, x, calibrated):
+    """What every way to normalize makes of x."""
+    c = x.shape[1]
+    vectors = [np.full(c, v) for v in (0.0, 1.0, 0.05, 0.02, -0.01)]
+    if place in ("numpy", "torch", "jax"):
+        module = pytest.importorskip("jax.numpy" if place == "jax" else place)
+        mean, var, *noise = map(module.asarray, vectors)
+        prior = Prior(mean, var, SamplingNoise(*noise) if calibrated else None)
+        m = shrinkstats.moments(module.asarray(x))
+        assert not np.isnan(np.asarray(m.var())).any()
+        assert not np.isnan(np.asarray(m.noise)).any()
+        return np.asarray(shrinkstats.normalize(module.asarray(x), rule, prior=prior))
+    torch = pytest.importorskip("torch")
+    layers = pytest.importorskip("shrinkstats.adapters.torch")
+    layer = layers.ShrinkBatchNorm2d(c, BatchStatistics() if place in ("adapted", "grouped") else rule).double()
+    if calibrated:
+        small = np.random.default_rng(1).normal(size=(6, *x.shape))
+        layers.calibrate(layer, [torch.from_numpy(v) for v in small])
+    batch = torch.from_numpy(x)
+    if place == "plain":
+        prior = layer._prior(batch, shrinkstats.moments(batch))
+        return layers.fused.plain(batch, None, None, layers.fused.Rule(rule, prior, 1e-5)).numpy()
+    if place in ("adapted", "grouped"):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "not calibrated")
+            layers.adapt(layer.eval(), rule)
+        if place == "grouped":
+            layer.group_size = 4
+        return layer(batch).detach().numpy()
+    first = layer(batch).detach().numpy()
+    if place == "training":
+        return first
+    layer(torch.ones_like(batch) * torch.arange(8.0)[:, None, None, None])
+    layer(batch)
+    for buffer in (layer.running_mean, layer.running_var):
+        assert not bool(buffer.isnan().any())
+    return layer.eval()(batch).detach().numpy()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("place", PLACES)
+def test_no_rule_makes_nan_of_large_numbers(place, rule):
+    blends = isinstance(RULES[rule], SteinBlend)
+    context = pytest.importorskip("jax").enable_x64(True) if place == "jax" else nullcontext()
+    with context, np.errstate(all="ignore"):
+        for scale in (1e150, 1e155, 1e170, 1e200, 1e300):
+            for which in ("one", "all", "a constant"):
+                for calibrated in (False, True) if blends else (False,):
+                    case = f"{scale}, {which}, calibrated: {calibrated}"
+                    y = normalized(place, RULES[rule], large_data(scale, which), calibrated)
+                    assert not np.isnan(y).any(), case
+                    assert which == "all" or np.isfinite(y[:, 4]).all(), case
+                    if scale > 1e150 and rule not in (*BY_RANGE, "prior alone"):
+                        assert not y[:, 0].any(), case
+                    if which == "one" and rule in OF_ITS_OWN:
+                        alone = normalized(place, RULES[rule], large_data(1.0, which), calibrated)
+                        np.testing.assert_allclose(y[:, 1:], alone[:, 1:], rtol=1e-12, atol=1e-12, err_msg=case)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("single", [False, True])
+def test_a_channel_alone_and_statistics_of_single_precision(kind, rule, single):
+    if kind == "jax":
+        context = pytest.importorskip("jax").enable_x64(not single)
+    else:
+        context = nullcontext()
+    dtype = "float32" if single else "float64"
+    with context, np.errstate(all="ignore"):
+        for scale in (1e15, 1e20, 1e30) if single else (1e155, 1e200, 1e300):
+            for channels in (1, 2, 5):
+                x = large_data(scale, "all", (8, channels, 3, 3)).astype(dtype)
+                for calibrated in (False, True) if isinstance(RULES[rule], SteinBlend) else (False,):
+                    y = normalized(kind, RULES[rule], x, calibrated)
+                    assert not np.isnan(y).any(), (scale, channels, calibrated)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0, None])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_running_statistics_after_an_infinite_variance(dtype, momentum, compiled):
+    torch = pytest.importorskip("torch")
+    layers = pytest.importorskip("shrinkstats.adapters.torch")
+    layer = layers.ShrinkBatchNorm2d(5, BatchStatistics(), momentum=momentum).to(getattr(torch, dtype))
+    forward = torch.compile(layer, backend="eager") if compiled else layer
+    scale = 1e25 if dtype == "float32" else 1e200
+    batches = [torch.from_numpy(large_data(s, "one").astype(dtype)) for s in (scale, scale, 1.0)]
+    for x in batches:
+        forward(x)
+        assert not bool(layer.running_mean.isnan().any() | layer.running_var.isnan().any())
+    plain = layers.ShrinkBatchNorm2d(5, BatchStatistics(), momentum=momentum).to(getattr(torch, dtype))
+    for _ in batches:
+        plain(batches[-1])
+    torch.testing.assert_close(layer.running_var[1:], plain.running_var[1:])
+    assert float(layer.running_var[0]) == (float(plain.running_var[0]) if momentum in (0, 1) else math.inf)
+    layer(torch.full_like(batches[0], math.nan))
+    assert bool(layer.running_var.isnan().all())
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in BY_RANGE])
+def test_a_layer_with_memory_takes_large_numbers_and_forgets_them(rule):
+    torch = pytest.importorskip("torch")
+    layers = pytest.importorskip("shrinkstats.adapters.torch")
+    small = torch.from_numpy(np.random.default_rng(1).normal(size=(6, 8, 5, 3, 3)))
+    for memory in (4, 8, 64):
+        layer = layers.ShrinkBatchNorm2d(5, BatchStatistics()).double()
+        layers.adapt(layers.calibrate(layer, list(small)).eval(), RULES[rule], memory=memory)
+        layer(small[0])
+        expected = copy.deepcopy(layer)(small[1])
+        for scale in (1e155, 1e200, 1e300):
+            y = layer(torch.from_numpy(large_data(scale, "one")))
+            assert not bool(y.isnan().any())
+            assert rule == "prior alone" or not bool(y[:, 0].any())
+        torch.testing.assert_close(layer(small[1]), expected)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_gradients_and_lipschitz_constants_of_large_numbers(rule):
+    torch = pytest.importorskip("torch")
+    layers = pytest.importorskip("shrinkstats.adapters.torch")
+    from shrinkstats.theory import lipschitz
+
+    with np.errstate(all="ignore"):
+        for scale in (1e150, 1e155, 1e200, 1e300):
+            for which in ("one", "all"):
+                x = large_data(scale, which)
+                found = lipschitz(x, RULES[rule], prior=Statistics(np.zeros(5), np.ones(5)))
+                assert np.isfinite(found).all()
+                leaf = torch.from_numpy(x).requires_grad_()
+                layer = layers.ShrinkBatchNorm2d(5, RULES[rule]).double()
+                layer(leaf).backward(torch.from_numpy(np.random.default_rng(1).normal(size=x.shape)))
+                for v in (leaf, *layer.parameters()):
+                    assert not bool(v.grad.isnan().any())
+
+
+def test_compiled_rules_agree_beyond_the_range():
+    from shrinkstats.kernels import vectors
+
+    with np.errstate(all="ignore"):
+        for size in (1e-200, 1e155, 1e200, math.inf):
+            for which in ([0], [1, 3], slice(None)):
+                mean, m2, noise = np.random.default_rng(0).uniform(0.5, 2, (3, 5))
+                mean[which] *= min(size, 1e300)
+                m2[which] *= size
+                noise[which] *= size
+                batch = shrinkstats.Moments(8, 8, mean, m2, mean, mean, 8.0, mean, noise * 56)
+                np.testing.assert_allclose(batch.noise, noise)
+                for rule in (Stein(), Stein.published(), Stein("channel", "channel"), Stein("sampling", None)):
+                    found = vectors.stein(mean, m2, noise, 8, *rule.rules)
+                    for a, b in zip(found, rule.statistics(batch, None), strict=True):
+                        np.testing.assert_allclose(a, b, rtol=1e-11)
+
+
+def test_infinite_variances_in_blends():
+    one = np.ones(3)
+    ordinary, endless = Statistics(0 * one, one), Statistics(0.5 * one, np.array([1.0, np.inf, 2.0]))
+    kept = shrinkstats.blend(ordinary, endless, n=4, strength=math.inf)
+    np.testing.assert_array_equal(kept, ordinary)
+    np.testing.assert_array_equal(shrinkstats.blend(endless, ordinary, n=4, strength=0), ordinary)
+    for pair in ((ordinary, endless), (endless, ordinary)):
+        for noise in (0.0, 0.1, 1e9, SamplingNoise(0 * one, 0 * one, 0 * one), SamplingNoise(one, one, -0.1 * one)):
+            found = shrinkstats.stein_blend(*pair, noise=noise)
+            assert np.isfinite(found.mean).all()
+            assert np.isfinite(found.var).tolist() == [True, False, True]
+            assert np.isinf(found.var[1])
+    unknown = Statistics(0.5 * one, np.array([1.0, np.inf, np.nan]))
+    assert np.isnan(shrinkstats.blend(unknown, ordinary, n=4, strength=0).var[2])
+    assert np.isnan(shrinkstats.stein_blend(ordinary, unknown, noise=0.1).var[2])

@@ -207,3 +207,21 @@ def test_a_strength_for_each_problem_of_a_stack():
             function(source, target, n=4, strength=np.ones((3, 1)))
         with pytest.raises(ValueError, match="different numbers of channels"):
             function(source, target, n=4, strength=np.ones((2, 2)))
+
+
+def test_a_noise_for_each_problem_of_a_stack():
+    rng = np.random.default_rng(0)
+    source, target = (Statistics(rng.normal(size=(2, 3)), rng.uniform(1, 2, (2, 3))) for _ in range(2))
+    noise = np.array([[0.1], [0.02]])
+    second = [Statistics(v.mean[1], v.var[1]) for v in (source, target)]
+    for kind in (lambda v: v, lambda v: SamplingNoise(v, v / 2, -v)):
+        expected = shrinkstats.stein_blend(source, target, noise=kind(np.broadcast_to(noise, (2, 3))))
+        found = shrinkstats.stein_blend(source, target, noise=kind(noise))
+        alone = shrinkstats.stein_blend(*second, noise=kind(noise[1]))
+        for a, b, c in zip(found, expected, alone, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-14)
+            np.testing.assert_allclose(c, b[1], rtol=1e-14)
+        with pytest.raises(ValueError, match="leading axes do not broadcast"):
+            shrinkstats.stein_blend(source, target, noise=kind(np.ones((3, 1))))
+        with pytest.raises(ValueError, match="different numbers of channels"):
+            shrinkstats.stein_blend(source, target, noise=kind(np.ones((2, 2))))

@@ -28,6 +28,7 @@ def normalize(layer: Any, x: Tensor, estimator: Estimator) -> Tensor:
         slope = slope * layer.weight
     work = torch.promote_types(x.dtype, torch.float32)
     pivot = center.detach().to(work).to(center.dtype)  # near the data, so that float32 far from zero loses nothing
+    pivot = pivot.where(slope != 0, 0)  # times 0, a difference beyond the range is NaN
     shift = (pivot - center) * slope
     if layer.bias is not None:
         shift = shift + layer.bias
@@ -78,7 +79,9 @@ def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
 def _image_moments(x: Tensor, extremes: bool) -> list[Any]:
     """Mean, squared deviations and, if asked for, extremes of every channel of every image: vectors (n, c)."""
     if fused.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
-        return list(cpu.group_moments(array(x), 1, 0, extremes=extremes)[: 4 if extremes else 2])
+        parts = list(cpu.group_moments(array(x), 1, 0, extremes=extremes)[: 4 if extremes else 2])
+        if x.dtype != torch.float64 or np.isfinite(parts[1]).all():  # else sums may have left the range
+            return parts
     wide = x.flatten(2) if x.ndim > 2 else x[..., None]
     wide = wide.to(torch.float64 if x.device.type == "cpu" else torch.promote_types(x.dtype, torch.float32))
     mean = wide.mean(2)

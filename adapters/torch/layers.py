@@ -223,7 +223,10 @@ class ShrinkBatchNorm(_BatchNorm):
             with torch.no_grad():
                 value = torch.as_tensor(value, dtype=buffer.dtype, device=buffer.device).detach()
                 share = 1 / batches.to(value.dtype) if self.momentum is None else self.momentum
-                buffer.add_((value - buffer) * share)
+                step = value - buffer
+                kept = (1 - share) * buffer.masked_fill(buffer.isinf() & (share == 1), 0)  # no infinity without weight
+                came = share * value.masked_fill(value.isinf() & (share == 0), 0)
+                buffer.copy_(torch.where(step.isfinite(), buffer + step * share, kept + came))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.

@@ -37,14 +37,19 @@ class Memory(Batch):
         weight = kept * self.weight + batch.weight
         share = batch.weight / weight
         difference = batch.mean - self.mean
-        spread = share * (1 - share) * difference.square()  # Chan's formula, for weights
+        spread = share * (1 - share) * difference * difference  # Chan's formula, for weights; 0 of no share at all
         return Memory(
             weight,
             kept**2 * self.squares + batch.squares,
             self.mean + share * difference,
-            torch.lerp(self.var, batch.var, share) + spread,
-            torch.lerp(self.between, batch.between, share) + spread,
+            _between(self.var, batch.var, share) + spread,
+            _between(self.between, batch.between, share) + spread,
         )
+
+
+def _between(old: Tensor, new: Tensor, share: float) -> Tensor:
+    """A share of the way to what may be infinite."""
+    return torch.where(new.isinf(), new, torch.lerp(old, new, share))
 
 
 @dataclass

@@ -13,6 +13,27 @@ import numpy as np
 
 from shrinkstats.kernels.compiled import inner, jit
 
+LARGEST = float(np.finfo(np.float64).max)
+REACH = 1000  # a power of two that is in range, as its inverse is
+
+
+@inner
+def _sized(v):
+    """v in a unit in which squares are in range, a power of two, and that power; infinity counts as the largest number.
+
+    NaN stays NaN.
+    """
+    found, largest = np.empty(v.size), 0.0
+    for i in range(v.size):
+        found[i] = math.copysign(LARGEST, v[i]) if math.isinf(v[i]) else v[i]
+        if abs(found[i]) > largest:
+            largest = abs(found[i])
+    power = min(max(math.frexp(largest)[1], -REACH), REACH)
+    unit = math.ldexp(1.0, -power)
+    for i in range(v.size):
+        found[i] *= unit
+    return found, power
+
 
 @inner
 def _by_channels(m):
@@ -28,8 +49,11 @@ def _by_channels(m):
 
 
 @inner
-def _bock(m, v):
-    """The amount sum v - 2 max v over the sum of squares; that sum; the largest v and how often it occurs."""
+def _bock(m, m_power, v, v_power):
+    """The amount sum v - 2 max v over the sum of squares; that sum; the largest v and how often it occurs.
+
+    Of what `_sized` gives; all but the ratio are in its units.
+    """
     squares, total, largest, ties = 0.0, 0.0, v[0], 0
     for i in range(m.size):
         squares += m[i] * m[i]
@@ -38,15 +62,19 @@ def _bock(m, v):
             largest, ties = v[i], 0
         ties += v[i] == largest
     amount = total - 2 * largest
-    return (amount / squares if squares != 0 else 1.0), squares, largest, max(ties, 1)
+    ratio = math.ldexp(amount / squares, v_power - 2 * m_power) if squares != 0 else 1.0
+    return ratio, squares, largest, max(ties, 1)
 
 
 @inner
 def _geometric(var):
-    logs = 0.0
+    logs, zero = 0.0, False
     for i in range(var.size):
-        logs += math.log(var[i]) if var[i] != 0 else -math.inf
-    return math.exp(logs / var.size)
+        if var[i] == 0:
+            zero = True
+        else:
+            logs += math.log(var[i])
+    return 0.0 if zero and not math.isnan(logs) else math.exp(logs / var.size)
 
 
 @inner
@@ -89,14 +117,15 @@ def stein(mean, m2, noise, count, mean_rule, var_rule):
         var[i] = m2[i] / count
     factor, slope, shift = 1.0, 1.0, 0.0
     if mean_rule == 1 and c > 2:
-        factor = _cut(_bock(mean, noise)[0])
+        factor = _cut(_bock(*_sized(mean), *_sized(noise))[0])
     elif mean_rule == 2 and c > 2:
-        factor = 1 - _by_channels(mean)[0]
+        factor = 1 - _by_channels(_sized(mean)[0])[0]
     if var_rule == 3:
         slope = count / (count + 1)
-        shift = 4 * (c - 1) * slope / ((count - 1) * c + 2) * _geometric(var)
+        if c > 1:  # a channel alone has no share in a mean, which may be infinite
+            shift = 4 * (c - 1) * slope / ((count - 1) * c + 2) * _geometric(var)
     elif var_rule == 2 and c > 2:
-        slope = 1 - _by_channels(var)[0]
+        slope = 1 - _by_channels(_sized(var)[0])[0]
     for i in range(c):
         center[i] = factor * mean[i]
         var[i] = slope * var[i] + shift
@@ -117,6 +146,7 @@ def _pull_channels(m, g, out):
     if c < 3:  # nothing was shrunk; a NaN stays in its channel
         out[:] = g
         return
+    m = _sized(m)[0]
     ratio, squares, center = _by_channels(m)
     keep, along, across = 0.0, 0.0, 0.0
     if squares != 0:
@@ -135,14 +165,16 @@ def stein_pullback(mean, m2, noise, count, mean_rule, var_rule, g_center, g_var)
     for i in range(c):
         g_mean[i], g_m2[i], g_noise[i], var[i] = g_center[i], g_var[i], 0.0, m2[i] / count
     if mean_rule == 1 and c > 2:
-        ratio, squares, largest, ties = _bock(mean, noise)
+        m, power = _sized(mean)
+        v, v_power = _sized(noise)
+        ratio, squares, largest, ties = _bock(m, power, v, v_power)
         pulls = squares != 0 and 0 < ratio < 1  # the factor depends on the data
-        push = _dot(g_center, mean) / squares if pulls else 0.0
+        push = _dot(g_center, m) / squares if pulls else 0.0
         for i in range(c):
             g_mean[i] = (0.0 if squares == 0 else _cut(ratio)) * g_center[i]
             if pulls:
-                g_mean[i] += 2 * push * ratio * mean[i]
-                g_noise[i] = -push * (1 - 2 / ties if noise[i] == largest else 1.0)
+                g_mean[i] += 2 * push * ratio * m[i]
+                g_noise[i] = -math.ldexp(push, -power) * (1 - 2 / ties if v[i] == largest else 1.0)
     elif mean_rule == 2:
         _pull_channels(mean, g_center, g_mean)
     if var_rule == 3:
@@ -152,7 +184,7 @@ def stein_pullback(mean, m2, noise, count, mean_rule, var_rule, g_center, g_var)
             total += g_var[i]
         pooled = 4 * (c - 1) * weight / ((count - 1) * c + 2) / c * geometric * total
         for i in range(c):
-            g_m2[i] = weight * g_var[i] + (pooled / var[i] if geometric > 0 else 0.0)
+            g_m2[i] = weight * g_var[i] + (pooled / var[i] if 0 < geometric < math.inf else 0.0)
     elif var_rule == 2:
         _pull_channels(var, g_var, g_m2)
     for i in range(c):
@@ -250,10 +282,20 @@ def combine_lines(g_mean, g_m2, g_sample_m2, means, mean, count, size, slope, li
             d[s, c] = push[c] + (2 * size * g_sample_m2[c] * (means[s, c] - mean[c]) if each else 0.0)
 
 
+@inner
+def _between(old, new, share):
+    """What follows a value that may be infinite."""
+    step = new - old
+    if math.isfinite(step):
+        return old + share * step
+    kept = 0.0 if math.isinf(old) and share == 1 else (1 - share) * old  # nothing of an infinity without weight
+    return kept + (0.0 if math.isinf(new) and share == 0 else share * new)
+
+
 @jit
 def follow(means, variances, mean, variance, momentum):
     """Running buffers follow the statistics of a batch."""
     check_channels(means.size, (variances.size, mean.size, variance.size))
     for c in range(means.size):
-        means[c] += momentum * (mean[c] - means[c])
-        variances[c] += momentum * (variance[c] - variances[c])
+        means[c] = _between(means[c], mean[c], momentum)
+        variances[c] = _between(variances[c], variance[c], momentum)
