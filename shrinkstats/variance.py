@@ -64,8 +64,9 @@ def gamma_stein(var: Array, n: float) -> Array:
 def shrink_variances(var: Array, n: float, xp: Namespace) -> Array:
     """`gamma_stein` on arguments that were checked."""
     weight, share = _weights(n, var.shape[-1])
-    # A channel alone has no share in a mean, which may be infinite.
-    return weight * var + share * _geometric_mean(var, xp) if share else weight * var
+    if var.shape[-1] == 1:  # a channel alone has no share in a mean, which may be infinite
+        return weight * var
+    return weight * var + share * _geometric_mean(var, xp)
 
 
 def _weights(n: float, channels: int) -> tuple[float, float]:

@@ -314,6 +314,7 @@ def test_onnx(estimator):
     torch.testing.assert_close(run_onnx(net, x), net(x).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")  # constants pass by float32
 @pytorch_s_own_warnings
 def test_onnx_of_an_adapted_network():
     x = random(5, 3, 8, 8)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
+from shrinkstats.adapters.torch.addresses import tensor
 from shrinkstats.moments import Moments
 
 RECALLED = 16  # batches whose backward pass may ask again
@@ -31,7 +32,8 @@ class Batch(NamedTuple):
 def batches(moments: Moments) -> list[Batch]:
     """One batch, or those of a stack in their order."""
     vectors = (moments.mean, moments.var(), moments.sample_m2 * (moments.samples / moments.count**2))
-    mean, var, between = (torch.as_tensor(v).detach().reshape(-1, v.shape[-1]) for v in vectors)
+    tensors = (v.detach() if isinstance(v, Tensor) else tensor(v) for v in vectors)
+    mean, var, between = (v.reshape(-1, v.shape[-1]) for v in tensors)
     n = float(moments.samples)
     return [Batch(n, n, *parts) for parts in zip(mean, var, between, strict=True)]
 
