@@ -185,6 +185,7 @@ def test_torch_gradients(name):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*VECTORS, *DATA, *LAYERS])
 def test_jax_gradients(name):
     jax = pytest.importorskip("jax")

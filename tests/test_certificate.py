@@ -251,7 +251,7 @@ def test_rules_that_fall_are_judged_by_the_difference_not_by_monotonicity():
     assert not certify(falling(8.01, 1, 1e6), MEAN, dim=10).proved  # more than 2 (c - 2) at the target
 
 
-@pytest.mark.parametrize("place", [4.0**-10, 4.0, 3.0])
+@pytest.mark.parametrize("place", [4.0, *(pytest.param(w, marks=pytest.mark.long) for w in (4.0**-10, 3.0))])
 @pytest.mark.parametrize(
     "jump",
     [

@@ -411,7 +411,7 @@ WRITING = {
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is full")
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("stream", ["stdout", pytest.param("stderr", marks=pytest.mark.long)])
 @pytest.mark.parametrize("command", WRITING)
 def test_files_are_written_though_nobody_can_read_the_table(command, stream, tmp_path):
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib")

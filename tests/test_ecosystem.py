@@ -221,7 +221,9 @@ PROGRAMS = {
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:not calibrated:UserWarning")
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")  # constants pass by float32
 @pytorch_s_own_warnings
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    "program", [p if p in ("export", "trace") else pytest.param(p, marks=pytest.mark.long) for p in PROGRAMS]
+)
 @pytest.mark.parametrize(
     ("rule", "calibrated", "rows"),
     [(Stein(), False, 1), (SteinBlend(), False, 1), (SteinBlend(), True, 2)],

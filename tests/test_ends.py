@@ -120,6 +120,7 @@ def test_numbers_of_more_digits_have_a_range_of_their_own():
     np.testing.assert_allclose(float(shrinkstats.james_stein(mean * half, noise * size).factor), expected, rtol=1e-14)
 
 
+@pytest.mark.long
 def test_the_largest_numbers_under_jax():
     """Whose inverses it takes for zero."""
     jax = pytest.importorskip("jax")
@@ -277,7 +278,7 @@ def constant_data():
 
 
 @pytest.mark.parametrize("rule", [BatchStatistics(), Stein(), RobustNorm(), PriorBlend(3.0), SteinBlend()], ids=str)
-@pytest.mark.parametrize("library", ["torch", "jax"])
+@pytest.mark.parametrize("library", ["torch", pytest.param("jax", marks=pytest.mark.long)])
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_gradients_of_a_constant_channel(rule, library, calibrated):
     module = pytest.importorskip("jax.numpy" if library == "jax" else library)

@@ -228,7 +228,7 @@ class Seen(torch.Tensor):
     """What compiled passes leave alone."""
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(w, marks=pytest.mark.long) if w == "compiled" else w for w in WAYS])
 @pytest.mark.parametrize("attributes", NUMBERS.values(), ids=NUMBERS)
 def test_attributes_of_the_kinds_that_pytorch_takes(attributes, way):
     layer, rival = ShrinkBatchNorm2d(3, BatchStatistics()), nn.BatchNorm2d(3)
@@ -262,7 +262,7 @@ def test_an_eps_that_is_a_tensor_in_an_adapted_layer(rule, calibrated, group_siz
     layer(x)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(w, marks=pytest.mark.long) if w == "compiled" else w for w in WAYS])
 @pytest.mark.parametrize("eps", [0, 0.0, -1e-3, torch.tensor(0.0), torch.tensor(-1.0)], ids=str)
 def test_an_eps_that_is_not_positive(eps, way):
     x = torch.randn(4, 3, 5, 5)

@@ -248,7 +248,7 @@ def test_noise_beyond_half_precision(cast, memory):
 
 
 @pytest.mark.parametrize("name", ["noise_mean", "noise_sd", "noise_sd_bias"])
-@pytest.mark.parametrize("n", [1, 3, 64])
+@pytest.mark.parametrize("n", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (3, 64))])
 def test_infinite_noise_is_the_prior(name, n):
     net = adapt(calibrate(network(), [images(64)]))
     x = images(n) + 1
