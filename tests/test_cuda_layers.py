@@ -48,6 +48,7 @@ def on_gpu(monkeypatch):
         monkeypatch.setattr(fused, "plain", None)  # nobody takes that way
         monkeypatch.setattr(fused, "normalize", cuda.normalize)
         cuda._has_cupy.cache_clear()
+        assert cuda._has_cupy()
         yield
     cuda._has_cupy.cache_clear()
 
