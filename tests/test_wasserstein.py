@@ -1,6 +1,7 @@
 """Distances between statistics, Prop. 1's bounds, and the strength that minimizes them."""
 
 import math
+import sys
 
 import naive
 import numpy as np
@@ -227,3 +228,13 @@ def test_the_upper_bound_of_very_many_samples(n):
     lower, upper = shrinkstats.wasserstein_bounds(source, target, n=n, strength=0.0)
     assert lower[0] < upper[0]
     np.testing.assert_allclose(upper - lower, 1 / (2 * n), rtol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_blocks_of_channels_are_put_together(channels, monkeypatch):
+    rng = np.random.default_rng(0)
+    source, target = (Statistics(rng.normal(size=channels), rng.uniform(0.5, 2, channels)) for _ in range(2))
+    expected = shrinkstats.best_strength(source, target, n=8)
+    module = sys.modules["shrinkstats.wasserstein"]
+    monkeypatch.setattr(module, "BLOCK", 2 * module.POINTS)
+    np.testing.assert_array_equal(shrinkstats.best_strength(source, target, n=8), expected)
