@@ -454,6 +454,27 @@ def test_checkpointing_with_running_statistics_that_moved_on(estimator, reentran
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        BatchStatistics(),
+        pytest.param(PriorBlend(16), marks=pytest.mark.xfail(reason="docs/design.md, The passes", strict=True)),
+    ],
+    ids=str,
+)
+def test_checkpointing_of_compiled_layers(estimator):
+    """What is compiled keeps nothing of its passes, so a prior is not what it was."""
+    layer, twin = (ShrinkBatchNorm2d(3, estimator) for _ in range(2))
+    torch.compiler.reset()
+    compiled, found = torch.compile(twin, backend="aot_eager"), []
+    for call in (layer, lambda x: checkpoint(compiled, x, use_reentrant=False)):
+        x = (random(4, 3, 5, 5) * 3).requires_grad_()
+        (call(x) * random(4, 3, 5, 5, seed=1)).sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found)
+
+
 def test_a_batch_that_came_too_long_ago_is_refused():
     layer, x = ShrinkBatchNorm2d(3, PriorBlend(16)), random(4, 3, 5, 5).requires_grad_()
     y = checkpoint(layer, x, use_reentrant=False)

@@ -69,7 +69,7 @@ class Seen(deque[tuple[Batch, Any]]):
         return None
 
 
-def computed_now(x: Tensor) -> bool:
+def of_numbers(x: Tensor) -> bool:
     """Whether x is numbers and does not stand for some, and nobody records or transforms what is done with it."""
     modes = torch._C._TorchDispatchModeKey
     return not (
@@ -84,7 +84,7 @@ def computed_now(x: Tensor) -> bool:
 
 def _same(a: Batch, b: Batch) -> bool:
     """Whether two batches have the same moments, to the rounding of single precision."""
-    if a.weight != b.weight or a.mean.shape != b.mean.shape:
+    if a.weight != b.weight or a.mean.shape != b.mean.shape or a.mean.device != b.mean.device:
         return False
     near = (a.mean - b.mean).abs() <= 1e-5 * (a.mean.abs() + a.var.sqrt())
     return bool(near.all()) and torch.allclose(a.var, b.var, rtol=1e-4, atol=0)

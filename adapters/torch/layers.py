@@ -184,7 +184,7 @@ class ShrinkBatchNorm(_BatchNorm):
         """The running statistics as they were for this batch, copied: they move on before backward looks at them."""
         if self.running_mean is None:
             return None
-        (batch,) = again.batches(moments) if self.training and again.computed_now(input) else (None,)
+        (batch,) = again.batches(moments) if self.training and again.of_numbers(input) else (None,)
         if batch is not None:
             seen = vars(self).setdefault("_seen", again.Seen())
             prior = seen.recall(batch)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shrinkstats.adapters.torch.again import Batch, Seen, batches, computed_now
+from shrinkstats.adapters.torch.again import Batch, Seen, batches, of_numbers
 from shrinkstats.adapters.torch.noise import noise_of
 from shrinkstats.estimators import Cotangent, Estimator
 from shrinkstats.moments import Moments, Statistics
@@ -244,7 +244,7 @@ def check_computed_now(x: Tensor) -> None:
     RuntimeError
         If x is not a tensor of numbers, but stands for some.
     """
-    if not computed_now(x):
+    if not of_numbers(x):
         raise RuntimeError(
             "a layer that was adapted with memory cannot be traced, exported or transformed: its outputs depend on the "
             "batches before; call it as it is, or adapt(model) without memory first"
