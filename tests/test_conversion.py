@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from shrinkstats.estimators import BatchStatistics, RobustNorm, Stein, SteinBlend
+from shrinkstats.estimators import BatchStatistics, PriorBlend, RobustNorm, Stein, SteinBlend
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 
@@ -20,6 +20,7 @@ from shrinkstats.adapters.torch import (  # noqa: E402
     ShrinkBatchNorm2d,
     ShrinkBatchNorm3d,
     adapt,
+    adapted,
     calibrate,
     classes,
     convert,
@@ -519,6 +520,20 @@ def test_compiled_and_quantized_layers_are_named():
         convert(nn.Sequential(torch.ao.nn.quantized.BatchNorm2d(3)), Stein())
     assert type(scripted[0]) is nn.BatchNorm2d
     convert(nn.Sequential(nn.BatchNorm2d(3), torch.jit.script(nn.ReLU())), Stein())  # which has no norm
+
+
+@pytest.mark.parametrize("estimator", [Stein(), PriorBlend(3.0), SteinBlend()], ids=str)
+def test_nothing_of_ours_is_left_after_training(estimator):
+    """A reverted network is pickled without us, and `adapted` leaves layers that trained within it as they were."""
+    x, expected = torch.randn(4, 3, 5, 5), set(vars(nn.BatchNorm2d(3)))
+    net = convert(nn.Sequential(nn.BatchNorm2d(3)), estimator)
+    net(x)
+    assert set(vars(revert(net)[0])) == expected
+    with adapted(net.eval(), PriorBlend(4)):
+        convert(net, estimator)
+        net.train()(x)
+        net.eval()
+    assert set(vars(net[0])) == expected
 
 
 def test_a_subclass_of_ours_is_not_reverted():

@@ -29,6 +29,7 @@ CLASSES: dict[type[_BatchNorm], type[ShrinkBatchNorm]] = {
 }
 
 ATTRIBUTES = ("estimator", "adaptation", "process_group", *NOISE_BUFFERS)
+OF_SOME = ("image_rows", "_seen")  # attributes of layers that calibration, or a pass, gave them
 
 _PLAIN = nn.BatchNorm1d(1)
 

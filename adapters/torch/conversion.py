@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from shrinkstats.adapters.torch.classes import ATTRIBUTES, original_class, refusal, shrinking_class
+from shrinkstats.adapters.torch.classes import ATTRIBUTES, OF_SOME, original_class, refusal, shrinking_class
 from shrinkstats.adapters.torch.layers import ShrinkBatchNorm, ShrinkSyncBatchNorm, check_estimator
 from shrinkstats.estimators import BatchStatistics, Estimator
 
@@ -111,7 +111,8 @@ def revert(model: Model) -> Model:
         for attribute in ATTRIBUTES:
             if attribute != "process_group" or not isinstance(layer, ShrinkSyncBatchNorm):
                 delattr(layer, attribute)
-        vars(layer).pop("image_rows", None)  # the class says 1
+        for attribute in OF_SOME:
+            vars(layer).pop(attribute, None)
         layer.__class__ = originals[name]
     return model
 
@@ -143,7 +144,7 @@ def restored(layers: Iterable[_BatchNorm], *, only_on_failure: bool = False) -> 
 
 def _ours(layer: _BatchNorm) -> list[tuple[str, Any, Any]]:
     """What we keep in a layer, by name: among its attributes, and among its buffers."""
-    names = (*ATTRIBUTES, "image_rows")
+    names = (*ATTRIBUTES, *OF_SOME)
     return [(name, vars(layer).get(name, _ABSENT), layer._buffers.get(name, _ABSENT)) for name in names]
 
 
