@@ -257,13 +257,18 @@ def test_rules_that_fall_are_judged_by_the_difference_not_by_monotonicity():
     [
         lambda x: 3.999 - 2.5458 * np.arctan(1000 / x),
         lambda x: 4 - np.tanh(1 / x),
-        lambda x: 4 - np.tanh(1 / x) ** 3,
-        lambda x: 4 + 0.5 * np.arctan(1 / x),
-        lambda x: 7.9 / (1 + np.exp(1 / x)),
         lambda x: np.minimum(7.0, np.maximum(1.0, -1 / x)),
-        lambda x: 4 - 1 / (1 + np.exp(-1 / x)),
         lambda x: 4 - x / np.sqrt(x * x),
-        lambda x: 4 + np.tanh(np.exp(1 / x)),
+        *(
+            pytest.param(jump, marks=pytest.mark.long)
+            for jump in (
+                lambda x: 4 - np.tanh(1 / x) ** 3,
+                lambda x: 4 + 0.5 * np.arctan(1 / x),
+                lambda x: 7.9 / (1 + np.exp(1 / x)),
+                lambda x: 4 - 1 / (1 + np.exp(-1 / x)),
+                lambda x: 4 + np.tanh(np.exp(1 / x)),
+            )
+        ),
     ],
 )
 def test_a_jump_is_seen_wherever_cells_meet(jump, place):

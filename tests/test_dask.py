@@ -188,6 +188,7 @@ def marks(folder):
     return [int(path.name.split("-")[0]) for path in folder.glob("*-*")]
 
 
+@pytest.mark.long
 def test_two_processes(client):
     x = random(24, 5, 6)
     lazy = da.from_array(x, chunks=(5, 2, 4))

@@ -81,7 +81,7 @@ def check_compiled(estimator, backend, mode, momentum=0.1):
 
 
 # The means and spreads of the others come about as one of these does; `make long` compiles them all.
-IN_SHORT = [BatchStatistics(), Stein(), RobustNorm(), SteinBlend()]
+IN_SHORT = [Stein(), SteinBlend()]
 
 
 @pytest.mark.parametrize("mode", ["training", "evaluation", "adapted"])
@@ -183,6 +183,7 @@ def test_trace_of_an_adapted_network(rule):
     agrees_at_all_sizes(torch.jit.trace(net, random(4, 3, 8, 8)), net)
 
 
+@pytest.mark.long
 @pytorch_s_own_warnings
 def test_compile_of_an_adapted_layer_for_batches_of_any_size():
     net = adapt(calibrate(nn.BatchNorm2d(3).eval(), [random(16, 3, 8, 8)]))

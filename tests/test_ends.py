@@ -461,7 +461,7 @@ def test_no_rule_makes_nan_of_large_numbers(place, rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("kind", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("kind", ["numpy", "torch", pytest.param("jax", marks=pytest.mark.long)])
 @pytest.mark.parametrize("single", [False, True])
 def test_a_channel_alone_and_statistics_of_single_precision(kind, rule, single):
     if kind == "jax":

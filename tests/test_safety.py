@@ -50,7 +50,7 @@ def run(program, *, environment=None):
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("adapted", [pytest.param(False, marks=pytest.mark.long), True])
 def test_eight_threads_share_a_network_in_evaluation(adapted):
     run(f"""
         threads.WORTHWHILE = openmp.WORTHWHILE = 0
@@ -76,6 +76,7 @@ def test_eight_threads_share_a_network_in_evaluation(adapted):
     """)
 
 
+@pytest.mark.long
 def test_eight_threads_train_their_own_networks():
     run("""
         threads.WORTHWHILE = openmp.WORTHWHILE = 0
@@ -206,7 +207,7 @@ def test_a_forked_child_has_threads_of_its_own():
 TEAMS = {"PyTorch's": "", "our own": "openmp._parallel = None", "found nowhere": "openmp._parallel = openmp._find([])"}
 
 
-@pytest.mark.parametrize("team", TEAMS)
+@pytest.mark.parametrize("team", [t if t == "PyTorch's" else pytest.param(t, marks=pytest.mark.long) for t in TEAMS])
 def test_no_more_threads_than_pytorch_may_use(team):
     """Whoever lowers one of the two limits means it; NumPy arrays know only ours. The bits are the same."""
     run(f"""

@@ -83,7 +83,7 @@ def cases(shared_order):
                 yield wanted
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.long), "uint8"])
 def test_moments_and_affine(dtype, shared):
     rng = np.random.default_rng(0)
     pivot, a, b = rng.normal(size=(3, SHAPE[1]))

@@ -177,7 +177,7 @@ def test_compiled_by_torch():
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("way", ["trace", "compile"])
+@pytest.mark.parametrize("way", ["trace", pytest.param("compile", marks=pytest.mark.long)])
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")  # PyTorch's own
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_noise_of_samples_of_several_sizes_in_a_graph(way):

@@ -337,6 +337,7 @@ def _train_on_a_rank(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_two_ranks_train_as_one(tmp_path):
     forks = "forkserver" in multiprocessing.get_all_start_methods()

@@ -126,6 +126,8 @@ def test_torch(data, laid, rule, eps):
     rule=st.sampled_from(rules.RULES),
     eps=EPSILONS,
 )
-@pytest.mark.parametrize("library", ["jax", "jax x64", "array_api_strict", "dask"])
+@pytest.mark.parametrize(
+    "library", ["jax", pytest.param("jax x64", marks=pytest.mark.long), "array_api_strict", "dask"]
+)
 def test_libraries(library, data, laid, rule, eps):
     compare(data, library, laid, rule, eps)
