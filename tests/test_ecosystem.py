@@ -479,9 +479,11 @@ def test_checkpointing_of_compiled_layers(estimator):
 def test_a_batch_that_came_too_long_ago_is_refused():
     layer, x = ShrinkBatchNorm2d(3, PriorBlend(16)), random(4, 3, 5, 5).requires_grad_()
     y = checkpoint(layer, x, use_reentrant=False)
-    for i in range(again.RECALLED):
-        layer(x.detach() + i + 1)
-    with pytest.raises(RuntimeError, match=f"more than {again.RECALLED} batches ago.*call backward sooner"):
+    later = [checkpoint(layer, x.detach() + i + 1, use_reentrant=False) for i in range(again.RECALLED)]
+    assert len(later) == len(layer._seen)
+    with pytest.raises(
+        RuntimeError, match=f"more than {again.RECALLED} checkpointed batches ago.*call backward sooner"
+    ):
         y.sum().backward()
     assert not copy.deepcopy(layer)._seen
 

@@ -1,22 +1,27 @@
 """Batches that a backward pass computes again, and what they were normalized by when they came.
 
-Activation checkpoints and second derivatives compute a batch again when running statistics, or a stream, have moved on.
-So a layer keeps its last few batches, as short vectors, and what was known then beside each.
+Activation checkpoints compute a batch again when running statistics, or a stream, have moved on. So of calls that may
+be made again a layer keeps the last few: short vectors, and what was known then beside each.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from shrinkstats.adapters.torch.addresses import tensor
 from shrinkstats.moments import Moments
 
-RECALLED = 16  # batches whose backward pass may ask again
+RECALLED = 16  # calls whose backward pass may ask again
+PROBES = 64  # elements of a batch that are compared, besides its moments: a flipped or permuted one has the same
 
 
 class Batch(NamedTuple):
@@ -38,8 +43,47 @@ def batches(moments: Moments) -> list[Batch]:
     return [Batch(n, n, *parts) for parts in zip(mean, var, between, strict=True)]
 
 
-class Seen(deque[tuple[Batch, Any]]):
-    """The last batches of a layer, and what was known then."""
+class Call:
+    """One call of a layer, as far as another can be told to be the same one made again.
+
+    Attributes
+    ----------
+    kept : bool
+        Whether it may be made again, so that a layer has to keep what it knew.
+    known : list or None
+        What was known of each of its batches, once that was found.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.known: list[Any] | None = None
+        self.used: set[int] = set()  # backward passes that made it again
+        self.shape = x.shape
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        frame, recomputed = _checkpoint(hooks)
+        self.task = torch._C._current_graph_task_id()
+        self.again = recomputed or self.task != -1
+        # Checkpoints have hooks, or want no gradients at first; of other calls the graph keeps what backward asks for.
+        self.kept = self.again or (
+            not torch.is_inference_mode_enabled() and (not torch.is_grad_enabled() or hooks is not None)
+        )
+        self._frame = None if frame is None else weakref.ref(frame)
+        self._probe = _some_of(x) if self.kept else None
+
+    @property
+    def frame(self) -> Any:
+        """The checkpoint it is in; None if that is gone, or cannot be seen."""
+        return None if self._frame is None else self._frame()
+
+    def like(self, other: Call) -> bool:
+        """Whether the batches are the same, to the rounding of single precision."""
+        if self.shape != other.shape or self._probe is None or other._probe is None:
+            return False
+        a, b = self._probe, other._probe
+        return a.device == b.device and bool((((a - b).abs() <= 1e-4 * (a.abs() + a.abs().mean())) | (a == b)).all())
+
+
+class Seen(deque[tuple[Call, Batch, Any]]):
+    """The last calls of a layer that may be made again: each of their batches, and what was known then."""
 
     def __init__(self, entries: Any = (), maxlen: int | None = RECALLED) -> None:
         super().__init__(entries, maxlen)
@@ -47,26 +91,60 @@ class Seen(deque[tuple[Batch, Any]]):
     def __reduce__(self) -> Any:
         return Seen, ()  # a copied or pickled layer has no graph behind it
 
-    def recall(self, batch: Batch) -> Any:
+    def recall(self, call: Call, batch: Batch) -> Any:
         """What was known when a batch came that a backward pass computes again; None of a new batch.
 
         Raises
         ------
         RuntimeError
-            If it may be one that is not kept any more.
+            If it may be one that is not kept any more, or one of several that cannot be told apart.
         """
-        if torch._C._current_graph_task_id() == -1:
+        if not call.again:
             return None
-        for earlier, known in reversed(self):
-            if _same(earlier, batch):
+        with unrecorded():
+            found = [(e, known) for e, b, known in tuple(self) if call.like(e) and _same(b, batch)]
+            if found:
+                earlier, known = _made_again(found, call)
+                earlier.used.add(call.task)
                 return known
-        if len(self) == RECALLED and torch.isfinite(torch.stack(batch[2:])).all():
+            finite = torch.isfinite(torch.stack(batch[2:])).all()
+        if len(self) == RECALLED and finite:
             raise RuntimeError(
                 "a backward pass computes a batch that a layer does not know: one that came more than "
-                f"{RECALLED} batches ago (of a checkpoint, or for second derivatives), and running statistics or the "
-                "stream have moved on: call backward sooner; or a new one: compute it outside of backward passes"
+                f"{RECALLED} checkpointed batches ago, and running statistics or the stream have moved on: call backward "
+                "sooner; or a new one: compute it outside of backward passes"
             )
         return None
+
+
+def _made_again(found: list[tuple[Call, Any]], call: Call) -> tuple[Call, Any]:
+    """Which of the calls with the same batch, in their order, it is."""
+    frame = call.frame
+    here = [entry for entry in found if frame is not None and entry[0].frame is frame]
+    if here:  # a checkpoint makes its calls in their order
+        return next((entry for entry in here if call.task not in entry[0].used), here[-1])
+    waiting = [entry for entry in found if not entry[0].used] or found
+    if not all(_equal(known, waiting[-1][1]) for _, known in waiting):
+        raise RuntimeError(
+            "a backward pass computes a batch again that a layer saw several times, when its running statistics, or "
+            "the stream, were not the same, and nothing says which time is meant: use "
+            "checkpoint(..., use_reentrant=False), where that can be seen, or backward before the batch comes again"
+        )
+    return waiting[-1]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two priors, or memories, are the same numbers."""
+    if isinstance(a, tuple):
+        return isinstance(b, tuple) and len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return bool(np.array_equal(a, b))
+
+
+def unrecorded() -> Any:
+    """A context in which no mode sees operations: bookkeeping is no part of what a checkpoint makes again."""
+    return _disable_current_modes() if torch._C._len_torch_dispatch_stack() else nullcontext()
 
 
 def of_numbers(x: Tensor) -> bool:
@@ -80,6 +158,29 @@ def of_numbers(x: Tensor) -> bool:
         or isinstance(x, FakeTensor)
         or x.is_meta
     )
+
+
+def _checkpoint(hooks: Any) -> tuple[Any, bool]:
+    """The checkpoint that these hooks for saved tensors are of, if of one, and whether it makes its calls again."""
+    pack = None if hooks is None else hooks[0]
+    while hasattr(pack, "__wrapped__"):
+        pack = pack.__wrapped__
+    names = getattr(getattr(pack, "__code__", None), "co_freevars", ())
+    inside = dict(zip(names, getattr(pack, "__closure__", None) or (), strict=False))
+    for name, again in (("frame", False), ("target_frame_ref", True)):
+        if name in inside:
+            frame = inside[name].cell_contents
+            return (frame() if again else frame), again
+    return None, False
+
+
+def _some_of(x: Tensor) -> Tensor:
+    """Elements from all over a batch, in single precision or better, the same of the same batch."""
+    with unrecorded(), torch.no_grad():
+        x = x.detach()
+        at = (torch.arange(PROBES) * 0x9E3779B1) % max(x.numel(), 1)
+        places = torch.unravel_index(at.to(x.device), x.shape)
+        return x[places].to(torch.promote_types(x.dtype, torch.float32)) if x.numel() else x.new_empty(0)
 
 
 def _same(a: Batch, b: Batch) -> bool:

@@ -265,6 +265,7 @@ def find_prior(rule: Rule) -> None:
     """The prior for a batch whose moments are known: it depends on the samples of all ranks."""
     if rule.prior_of is not None:
         rule.prior = rule.prior_of(rule.moments)
+        rule.prior_of = None  # it holds the input, which autograd alone shall keep, or give to hooks to keep
 
 
 def plain_gradient(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, g: Tensor) -> list[Tensor | None]:
@@ -295,6 +296,17 @@ def _gradient(v: Any, like: Tensor | None, needed: bool) -> Tensor | None:
 def _vector(v: Tensor | None) -> Any:
     """A vector for NumPy, of length 0 if there is none."""
     return _NOTHING if v is None else array(v if v.is_contiguous() else v.contiguous())
+
+
+def arrays(prior: Prior) -> Prior:
+    """A prior of tensors as one of NumPy vectors."""
+
+    def convert(v: Any) -> Any:
+        if isinstance(v, tuple):
+            return type(v)(*map(convert, v))
+        return array(v) if isinstance(v, Tensor) else v
+
+    return Prior(*map(convert, prior))
 
 
 def _tensors(prior: Prior, like: Tensor) -> Prior:

@@ -44,7 +44,7 @@ def _center_and_slope(layer: Any, x: Tensor, estimator: Estimator) -> tuple[Tens
     """What to subtract from every group, and what to multiply it with: vectors of shape (groups, c)."""
     size = layer.group_size
     batches = moments(x, size, extremes=estimator.uses_extremes)
-    prior = layer._prior(x, batches) if estimator.uses_prior else None
+    prior = layer._prior(x, None, batches) if estimator.uses_prior else None
     if prior is not None and isinstance(batches.mean, Tensor):
         prior = fused._tensors(prior, batches.mean)
     center, spread = estimator.statistics(batches, prior)

@@ -149,6 +149,8 @@ class ShrinkBatchNorm(_BatchNorm):
     def _by_rule(self, input: Tensor, adapting: bool, group: Any) -> Tensor:
         """With statistics of the batch, as the estimator makes them."""
         estimator = self.adaptation if adapting else self.estimator
+        if isinstance(estimator, Streaming):
+            estimator = replace(estimator, call=again.Call(input))
         agreement.check(self, input, noise=estimator.uses_prior)
         if self.group_size is not None and not self.training:
             return groups.normalize(self, input, estimator)
@@ -156,7 +158,10 @@ class ShrinkBatchNorm(_BatchNorm):
             output = blended.normalize(self, input, estimator.kappa)
             if output is not None:
                 return output
-        prior_of = partial(self._prior, input) if estimator.uses_prior else None
+        prior_of = None
+        if estimator.uses_prior:
+            call = again.Call(input) if self.training and again.of_numbers(input) else None
+            prior_of = partial(self._prior, input, call)
         rule = fused.Rule(estimator, None, float(self.eps), group, prior_of)
         output = fused.normalize(input, self.weight, self.bias, rule)
         if self.training and self.track_running_stats:
@@ -180,17 +185,25 @@ class ShrinkBatchNorm(_BatchNorm):
             input, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
         )
 
-    def _prior(self, input: Tensor, moments: Moments) -> Prior | None:
+    def _prior(self, input: Tensor, call: again.Call | None, moments: Moments) -> Prior | None:
         """The running statistics as they were for this batch, copied: they move on before backward looks at them."""
         if self.running_mean is None:
             return None
-        (batch,) = again.batches(moments) if self.training and again.of_numbers(input) else (None,)
-        if batch is not None:
-            seen = vars(self).setdefault("_seen", again.Seen())
-            prior = seen.recall(batch)
-            if prior is not None:
-                return prior
-        if fused.fits(input, self.process_group if self.training else None):
+        numbers = fused.fits(input, self.process_group if self.training else None)
+        if call is not None and call.kept:
+            with again.unrecorded():
+                (batch,) = again.batches(moments)
+                seen = vars(self).setdefault("_seen", again.Seen())
+                prior = seen.recall(call, batch)
+                if prior is None:
+                    prior = self._prior_now(input, moments, numbers)
+                    seen.append((call, batch, prior))
+                return fused.arrays(prior) if numbers else prior
+        return self._prior_now(input, moments, numbers)
+
+    def _prior_now(self, input: Tensor, moments: Moments, numbers: bool) -> Prior:
+        """The running statistics copied, for NumPy or in PyTorch's tensors."""
+        if numbers:
 
             def copied(v: Tensor) -> Any:
                 return addresses.array(v).astype(np.float64)
@@ -201,10 +214,7 @@ class ShrinkBatchNorm(_BatchNorm):
                 v = _snapshot(v) if self.training and torch.compiler.is_compiling() else v.detach()
                 return v.to(dtype, copy=True)
 
-        prior = Prior(copied(self.running_mean), copied(self.running_var), noise_of(self, moments.samples, copied))
-        if batch is not None:
-            seen.append((batch, prior))
-        return prior
+        return Prior(copied(self.running_mean), copied(self.running_var), noise_of(self, moments.samples, copied))
 
     def _track(self, rule: fused.Rule) -> None:
         """Running buffers follow the estimates, by PyTorch's rule."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shrinkstats.adapters.torch.again import Batch, Seen, batches, of_numbers
+from shrinkstats.adapters.torch.again import Batch, Call, Seen, batches, of_numbers, unrecorded
 from shrinkstats.adapters.torch.noise import noise_of
 from shrinkstats.estimators import Cotangent, Estimator
 from shrinkstats.moments import Moments, Statistics
@@ -151,6 +151,8 @@ class Streaming(Estimator):
         The layers of the same network, who see the same images.
     name : str
         The layer's among them.
+    call : Call, optional
+        That of the layer which the statistics are for.
     """
 
     uses_extremes: ClassVar[bool] = False
@@ -161,6 +163,7 @@ class Streaming(Estimator):
     state: _State = field(default_factory=_State, repr=False, compare=False)
     peers: Peers = field(default_factory=Peers, repr=False, compare=False)
     name: str = field(default="", repr=False, compare=False)
+    call: Call | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.estimator.uses_extremes:
@@ -168,16 +171,14 @@ class Streaming(Estimator):
 
     def statistics(self, moments: Moments, prior: Prior | None) -> Statistics:
         """The estimator's on what is remembered after this batch, or after each of a stack of batches."""
-        stack = [Memory(*batch) for batch in batches(moments)]
-        memories = [self.state.seen.recall(batch) for batch in stack]
-        if None in memories:
-            known = self.layer.noise_mean is not None and self.layer.image_rows == 1
-            self.peers.check(self.name, moments.samples * len(stack), known, self.state)
+        memories = self.call.known if self.call is not None else None
+        if memories is None:
+            with unrecorded():
+                memories = self._remembered(moments)
+        if self.call is not None:
+            self.call.known = memories
         tensors = isinstance(moments.mean, Tensor)
-        found = [
-            self._from(self._remember(batch) if memory is None else memory, moments, prior)
-            for batch, memory in zip(stack, memories, strict=True)
-        ]
+        found = [self._from(memory, moments, prior) for memory in memories]
         if moments.mean.ndim == 1:
             return found[0]
         return Statistics(*((torch if tensors else np).stack(v) for v in zip(*found, strict=True)))
@@ -193,6 +194,15 @@ class Streaming(Estimator):
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
         """Nothing: most of the statistics come from other batches."""
         return Cotangent()
+
+    def _remembered(self, moments: Moments) -> list[Memory]:
+        """What is remembered after each batch; of those that a backward pass computes again, what was then."""
+        stack, call = [Memory(*batch) for batch in batches(moments)], self.call
+        known = [None if call is None else self.state.seen.recall(call, batch) for batch in stack]
+        if None in known:
+            images = self.layer.noise_mean is not None and self.layer.image_rows == 1
+            self.peers.check(self.name, moments.samples * len(stack), images, self.state)
+        return [self._remember(b) if memory is None else memory for b, memory in zip(stack, known, strict=True)]
 
     def _from(self, memory: Memory, moments: Moments, prior: Prior | None) -> Statistics:
         pixels = moments.count / moments.samples
@@ -223,7 +233,8 @@ class Streaming(Estimator):
         if self._changed(long, recent):
             long = recent
         state.long, state.recent = long, recent
-        state.seen.append((batch, long))
+        if self.call is not None and self.call.kept:
+            state.seen.append((self.call, batch, long))
         return long
 
     def _changed(self, long: Memory, recent: Memory) -> bool:
