@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 
 from torch import nn  # noqa: E402
-from torch.nn.utils import parametrizations  # noqa: E402
+from torch.nn.utils import parametrizations, prune  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from shrinkstats.adapters.models import resnet20  # noqa: E402
 from shrinkstats.adapters.torch import AdaptiveBatchNormNetwork, abnn, convert, revert  # noqa: E402
@@ -352,3 +354,68 @@ def test_threads_share_a_network():
             torch.testing.assert_close(found, y)
     after = [vars(m)["_buffers"] for m in model.modules()]
     torch.testing.assert_close(before, after)
+
+
+def computed(layer, how):
+    if how == "pruned":
+        prune.identity(layer, "weight")
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch has a newer one, which is refused too
+            nn.utils.weight_norm(layer)
+
+
+@pytest.mark.parametrize("how", ["pruned", "weight norm"])
+def test_layers_that_compute_their_scale_are_refused(how):
+    target, substitute = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)) for _ in range(2))
+    computed(target[1], how)
+    before = dict(target.named_parameters())
+    with pytest.raises(ValueError, match=r"layer 1 of the target computes its weight anew.*prune.remove"):
+        AdaptiveBatchNormNetwork(target, substitute)
+    assert dict(target.named_parameters()).keys() == before.keys()
+    assert all(p.requires_grad for p in substitute.parameters())
+    AdaptiveBatchNormNetwork(substitute, target)(torch.randn(2, 3, 6, 6))  # nobody sets the scale of a substitute
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints_inside_the_target_are_refused(reentrant):
+    class Checkpointed(nn.Sequential):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=reentrant)
+
+    parts = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
+    net = AdaptiveBatchNormNetwork(Checkpointed(*parts), copy.deepcopy(nn.Sequential(*parts)))
+    x = torch.randn(4, 3, 6, 6, requires_grad=True)
+    with pytest.raises(RuntimeError, match="put the activation checkpoint around the AdaptiveBatchNormNetwork"):
+        net(x).sum().backward()
+    plain = AdaptiveBatchNormNetwork(nn.Sequential(*copy.deepcopy(parts)), copy.deepcopy(net.substitute))
+    (expected,) = torch.autograd.grad(plain(x).square().sum(), x)
+    (found,) = torch.autograd.grad(checkpoint(plain, x, use_reentrant=False).square().sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_made_without_memory_and_loaded():
+    def build():
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        return AdaptiveBatchNormNetwork(net, copy.deepcopy(net))
+
+    net, x = build(), torch.randn(4, 3, 6, 6)
+    with torch.device("meta"):
+        empty = build()
+    empty.load_state_dict(net.state_dict(), assign=True)
+    assert torch.equal(empty(x), net(x))
+
+
+def test_a_substitute_that_names_its_input():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.norm(input=x)
+
+    target = nn.Sequential(nn.BatchNorm2d(3))
+    x = torch.randn(4, 3, 6, 6)
+    named = AdaptiveBatchNormNetwork(copy.deepcopy(target), Named())(x)
+    assert torch.equal(named, AdaptiveBatchNormNetwork(target, nn.Sequential(nn.BatchNorm2d(3)))(x))

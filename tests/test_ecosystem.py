@@ -481,9 +481,7 @@ def test_a_batch_that_came_too_long_ago_is_refused():
     y = checkpoint(layer, x, use_reentrant=False)
     later = [checkpoint(layer, x.detach() + i + 1, use_reentrant=False) for i in range(again.RECALLED)]
     assert len(later) == len(layer._seen)
-    with pytest.raises(
-        RuntimeError, match=f"more than {again.RECALLED} checkpointed batches ago.*call backward sooner"
-    ):
+    with pytest.raises(RuntimeError, match=f"more than {again.RECALLED} checkpointed .*call backward sooner"):
         y.sum().backward()
     assert not copy.deepcopy(layer)._seen
 

@@ -1,5 +1,8 @@
 """Grouped evaluation: one pass gives what a loop over small batches gives."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -173,3 +176,31 @@ def test_far_from_zero_nothing_is_lost():
     with grouped(net, 4):
         y = net(x)
     torch.testing.assert_close(y, torch.cat([net(x[:4]), net(x[4:])]), rtol=0, atol=1e-5)
+
+
+def test_a_copy_made_within_the_context_is_not_grouped():
+    net = adapt(nn.Sequential(nn.BatchNorm2d(3)).eval(), PriorBlend(16))
+    x = torch.randn(8, 3, 4, 4)
+    expected = net(x)
+    with grouped(net, 4):
+        copies = [copy.deepcopy(net), pickle.loads(pickle.dumps(net[0]))]
+        assert not torch.equal(net(x), expected)
+    for twin in copies:
+        assert torch.equal(twin(x), expected)
+        twin(x[:3])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda n: adapt(n, PriorBlend(16), memory=2.5),
+        lambda n: adapt(n, memory="8"),
+        lambda n: grouped(n, 2.0).__enter__(),
+        lambda n: calibrate(n, [], batches="3"),
+    ],
+)
+def test_numbers_that_are_not_whole_are_named(call):
+    net = nn.Sequential(nn.BatchNorm2d(3)).eval()
+    with pytest.raises(TypeError, match=r"(memory|size|batches) must be a whole number, got"):
+        call(net)
+    assert type(net[0]) is nn.BatchNorm2d

@@ -21,7 +21,9 @@ from shrinkstats.adapters.torch import (  # noqa: E402
     ShrinkBatchNorm3d,
     adapt,
     calibrate,
+    convert,
     fused,
+    grouped,
     openmp,
 )
 from shrinkstats.kernels import team  # noqa: E402
@@ -459,3 +461,40 @@ def test_extremes_that_are_shared_share_the_gradient(dtype):
         y = normalize(leaf, None, None, fused.Rule(RobustNorm(), None, 1e-5))
         found.append(torch.autograd.grad(y, leaf, torch.arange(6.0, dtype=dtype)[:, None])[0])
     torch.testing.assert_close(*found)
+
+
+class Other(torch.Tensor):
+    """Not for the compiled passes."""
+
+
+ODD = {
+    "3d": lambda r: r(4, 3, 7),
+    "3d, last axes swapped": lambda r: r(4, 7, 3).transpose(1, 2),
+    "3d, sliced": lambda r: r(4, 3, 14)[..., ::2],
+    "3d, expanded": lambda r: r(4, 3, 1).expand(4, 3, 7),
+    "3d, first axes swapped": lambda r: r(3, 4, 7).transpose(0, 1),
+    "4d, channels last": lambda r: r(4, 3, 5, 6).to(memory_format=torch.channels_last),
+    "4d, channels last, sliced": lambda r: r(4, 3, 5, 12).to(memory_format=torch.channels_last)[..., ::2],
+    "4d, channels and columns swapped": lambda r: r(4, 6, 5, 3).permute(0, 3, 2, 1),
+    "4d, images and rows swapped": lambda r: r(5, 3, 4, 6).transpose(0, 2),
+    "4d, expanded": lambda r: r(1, 3, 5, 6).expand(4, 3, 5, 6),
+    "2d, transposed": lambda r: r(3, 4).t(),
+    "5d, channels last": lambda r: r(4, 3, 4, 5, 6).to(memory_format=torch.channels_last_3d),
+    "5d, swapped": lambda r: r(4, 4, 3, 5, 6).transpose(1, 2),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_outputs_lie_as_pytorch_s_do(kind):
+    """What views an output need not know which layer made it, in which mode."""
+    x = ODD[kind](torch.randn)
+    plain = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[x.ndim](x.size(1))
+    expected = plain(x).stride()
+    layer = convert(copy.deepcopy(plain), BatchStatistics())
+    adapted = adapt(copy.deepcopy(plain).eval(), PriorBlend(4.0))
+    found = [layer(x), layer(x.detach().as_subclass(Other)), layer.eval()(x), adapted(x)]
+    with torch.no_grad():
+        found.append(adapt(copy.deepcopy(plain).eval(), BatchStatistics())(x))
+    with grouped(adapted, 2):
+        found.append(adapted(x))
+    assert [y.stride() for y in found] == [expected] * len(found)

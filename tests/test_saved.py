@@ -283,3 +283,23 @@ def test_a_calibrated_layer_whose_statistics_were_taken_out(assign):
     assert torch.equal(net[1].noise_mean, noise)
     with pytest.raises(RuntimeError, match=r"calibration of 1: noise_mean should have shape \(4,\)"):
         net.load_state_dict(state | {"1.noise_mean": torch.ones(3)})
+
+
+@pytest.mark.parametrize("memory", [None, 8])
+@pytest.mark.parametrize("names", [(), ("0.bias",), ("1.weight",), ("1.weight", "1.bias")])
+def test_a_checkpoint_that_says_nothing_of_a_layer_s_statistics_leaves_its_calibration(names, memory):
+    """As PyTorch leaves tensors that are not named: the rule goes on with what it had."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    adapt(calibrate(net, [torch.randn(4, 3, 6, 6) for _ in range(4)], batches=4), memory=memory)
+    net[1].image_rows = 3
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    part = {name: before[name] + 1 for name in names}
+    net.load_state_dict(part, strict=False)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, part.get(name, before[name])), name
+    assert net[1].image_rows == 3
+    trained = {name: v for name, v in before.items() if "noise" not in name and "extra" not in name}
+    net.load_state_dict(trained, strict=False)
+    assert net[1].noise_mean is None  # other statistics, and a calibration for them is not there
+    assert net[1].image_rows == 1

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+SUBSTITUTED = "_substituted"  # an attribute of the target's layers while they are called
 _turn = threading.RLock()  # for as long as layers and hooks are those of one batch; a network may hold another
 
 
@@ -45,8 +46,12 @@ class AdaptiveBatchNormNetwork(nn.Module):
     TypeError
         If one of the two is not a module.
     ValueError
-        If the networks cannot be paired: one has no batch norm layers, or lazy or parametrized ones, or they share
-        layers. In the forward pass: if a paired layer of the substitute did not run.
+        If the networks cannot be paired: one has no batch norm layers, or lazy or parametrized ones, or the target
+        layers whose affine parameters are computed (pruned ones), or they share layers. In the forward pass: if a
+        paired layer of the substitute did not run.
+    RuntimeError
+        In the backward pass, if an activation checkpoint inside the target computes layers of it again, without the
+        statistics: put the checkpoint around the whole of this module.
 
     Notes
     -----
@@ -58,8 +63,6 @@ class AdaptiveBatchNormNetwork(nn.Module):
     A training step costs three passes: forward and backward through the target, forward through the substitute
     (:func:`shrinkstats.theory.training_passes`). For an input that requires a gradient there is a fourth, backward
     through the substitute: an attack with the gradient of this module knows the defence.
-
-    Activation checkpointing inside the target is not supported: it would compute without the statistics.
 
     References
     ----------
@@ -91,6 +94,7 @@ class AdaptiveBatchNormNetwork(nn.Module):
         self.shifts = nn.ModuleList(_match(*width, like) for width in widths)
         for layer in ours.values():
             _drop_affine(layer, like)
+            layer.register_forward_pre_hook(_refuse_by_itself)
         self.target = target
         self.substitute = substitute.requires_grad_(False).eval()
 
@@ -110,10 +114,12 @@ class AdaptiveBatchNormNetwork(nn.Module):
         with ExitStack() as stack:
             for (name, theirs), scale, shift in zip(self.pairs, self.scales, self.shifts, strict=True):
                 layer, (mean, sd) = self.target.get_submodule(name), statistics[theirs]
+                stack.callback(setattr, layer, SUBSTITUTED, False)
+                setattr(layer, SUBSTITUTED, True)
                 for part, match, value in (("weight", scale, sd), ("bias", shift, mean)):
                     plain = getattr(layer, part)
                     stack.callback(setattr, layer, part, plain)
-                    setattr(layer, part, match(value.to(plain)).to(plain))  # twice: autocast may come between
+                    setattr(layer, part, match(value.to(plain.dtype)).to(plain.dtype))  # autocast may come between
             return self.target(x)
 
     def _statistics(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -121,13 +127,13 @@ class AdaptiveBatchNormNetwork(nn.Module):
         seen: dict[str, tuple[Tensor, Tensor]] = {}
         names = {theirs for _, theirs in self.pairs}
 
-        def look(layer: nn.Module, inputs: tuple[Tensor, ...], name: str) -> None:
-            seen[name] = _mean_and_sd(inputs[0], layer.eps)
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], name: str) -> None:
+            seen[name] = _mean_and_sd(*inputs, *named.values(), eps=layer.eps)
 
         with ExitStack() as stack:
             for name in names:
                 hook = self.substitute.get_submodule(name).register_forward_pre_hook(
-                    lambda layer, inputs, name=name: look(layer, inputs, name)
+                    lambda layer, inputs, named, name=name: look(layer, inputs, named, name), with_kwargs=True
                 )
                 stack.callback(hook.remove)
             self.substitute(x)
@@ -151,7 +157,24 @@ def _layers(role: str, network: Any) -> dict[str, _BatchNorm]:
             raise ValueError(f"layer {name} of the {role} is lazy: run a batch through the network first")
         if parametrize.is_parametrized(layer):
             raise ValueError(f"layer {name} of the {role} is parametrized; use remove_parametrizations first")
+        computed = [part for part in ("weight", "bias") if part not in {**layer._parameters, **layer._buffers}]
+        if computed and role == "target":
+            raise ValueError(
+                f"layer {name} of the target computes its {' and '.join(computed)} anew in every pass, as pruned and "
+                "weight-normalized layers do; use torch.nn.utils.prune.remove or remove_weight_norm first"
+            )
     return layers
+
+
+def _refuse_by_itself(layer: nn.Module, _: Any) -> None:
+    """A checkpoint inside the target would compute its layers again without the substitute's statistics."""
+    if torch.compiler.is_compiling() or getattr(layer, SUBSTITUTED, False):
+        return
+    if torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "a backward pass computes a layer of an AdaptiveBatchNormNetwork's target again, without the statistics of "
+            "its substitute: put the activation checkpoint around the AdaptiveBatchNormNetwork, not inside its target"
+        )
 
 
 def _spread(ours: int, theirs: int) -> list[int]:
@@ -181,7 +204,7 @@ def _drop_affine(layer: _BatchNorm, like: Tensor) -> None:
         layer.register_buffer(name, plain, persistent=False)
 
 
-def _mean_and_sd(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _mean_and_sd(x: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
     """Per channel, in single precision or better; eps keeps the root of zero differentiable."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     var, mean = torch.var_mean(wide, [axis for axis in range(x.ndim) if axis != 1], correction=0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import index
 from typing import Any
 
 from torch import Tensor, nn
 
+from shrinkstats._arrays import whole_number
 from shrinkstats.adapters.torch.conversion import (
     Excluded,
     Model,
@@ -57,7 +57,7 @@ def adapt(
     Raises
     ------
     TypeError
-        If a layer cannot be converted, or `estimator` is not one.
+        If a layer cannot be converted, `estimator` is not one, or `memory` no whole number.
     ValueError
         If the network has no batch norm layers, nothing of a name in `exclude`, or `memory` is below 1.
 
@@ -91,7 +91,7 @@ def adapt(
 def _adapt(model: nn.Module, estimator: Estimator, memory: int | None, exclude: Excluded, stacklevel: int) -> None:
     """Adapt, with warnings that point so many calls up."""
     check_estimator(estimator)
-    if memory is not None and index(memory) < 1:
+    if memory is not None and whole_number("memory", memory) < 1:
         raise ValueError(f"memory counts images, at least 1, got {memory}; leave it out to take every batch alone")
     layers = convertible_layers(model, exclude)
     with restored(layers.values(), only_on_failure=True):
@@ -112,7 +112,9 @@ def _adapt(model: nn.Module, estimator: Estimator, memory: int | None, exclude: 
             if not isinstance(layer, ShrinkBatchNorm):
                 become_shrinking(layer)
             layer.adaptation = (
-                estimator if memory is None else Streaming(estimator, index(memory), layer, peers=peers, name=name)
+                estimator
+                if memory is None
+                else Streaming(estimator, whole_number("memory", memory), layer, peers=peers, name=name)
             )
 
 
@@ -145,6 +147,8 @@ def adapted(
     What it was before: layers have their classes again, converted or not, adapted by another rule or not, with what
     that one remembers, calibrated or not; also if the block raises. Parameters, running statistics and modes are what
     the block makes of them; adapting touches none.
+
+    Call ``backward`` within the context where activations are checkpointed: the backward pass computes them again.
 
     Examples
     --------
@@ -203,9 +207,16 @@ def grouped(model: Model, size: int) -> Iterator[Model]:
 
     Raises
     ------
+    TypeError
+        If `size` is no whole number.
     ValueError
         If `size` is below 1; in the forward pass, if the images do not divide into groups, or if a layer sees more
         rows than images and was not calibrated.
+
+    Notes
+    -----
+    Call ``backward`` within the context where activations are checkpointed: the backward pass computes them again. A
+    copy that is made within the context is not grouped.
 
     Examples
     --------
@@ -219,7 +230,8 @@ def grouped(model: Model, size: int) -> Iterator[Model]:
     >>> torch.allclose(y[:8], net(images[:8]), atol=1e-6)
     True
     """
-    if index(size) < 1:
+    size = whole_number("size", size)
+    if size < 1:
         raise ValueError(f"a group has at least 1 image, got size={size}")
     layers = shrinking_layers(model)
     before = {name: layer.group_size for name, layer in layers.items()}
@@ -232,7 +244,7 @@ def grouped(model: Model, size: int) -> Iterator[Model]:
 
     try:
         for layer in layers.values():
-            layer.group_size = index(size)
+            layer.group_size = size
         with entry, watching(layers, look):
             yield model
     finally:

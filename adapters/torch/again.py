@@ -110,9 +110,9 @@ class Seen(deque[tuple[Call, Batch, Any]]):
             finite = torch.isfinite(torch.stack(batch[2:])).all()
         if len(self) == RECALLED and finite:
             raise RuntimeError(
-                "a backward pass computes a batch that a layer does not know: one that came more than "
-                f"{RECALLED} checkpointed batches ago, and running statistics or the stream have moved on: call backward "
-                "sooner; or a new one: compute it outside of backward passes"
+                f"a backward pass computes a batch that a layer does not know: one that came more than {RECALLED} "
+                "checkpointed batches ago, and running statistics or the stream have moved on: call backward sooner; "
+                "or a new one: compute it outside of backward passes"
             )
         return None
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from itertools import islice
-from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from shrinkstats._arrays import whole_number
 from shrinkstats.adapters.torch.conversion import (
     Excluded,
     Model,
@@ -81,7 +81,7 @@ def calibrate(
     another size have another number of rows: calibrate anew for them, because a multiple of k would be taken for
     several images where no layer sees the images themselves.
     """
-    if index(batches) < 1:
+    if whole_number("batches", batches) < 1:
         raise ValueError(f"batches counts batches to look at, at least 1, got {batches}")
     found = convertible_layers(model, exclude)
     for name, layer in found.items():

@@ -136,8 +136,10 @@ class ShrinkBatchNorm(_BatchNorm):
         if not adapting and group is None and input.numel() == input.size(1):
             raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
         if adapting and self.image_rows > 1:
-            return images.apart(self._by_rule(images.together(input, self.image_rows), adapting, group))
-        return self._by_rule(input, adapting, group)
+            output = images.apart(self._by_rule(images.together(input, self.image_rows), adapting, group))
+        else:
+            output = self._by_rule(input, adapting, group)
+        return _laid_out(output)
 
     def _check_eps(self) -> None:
         """As PyTorch has it; a rule of somebody's own may need none."""
@@ -239,7 +241,12 @@ class ShrinkBatchNorm(_BatchNorm):
                 buffer.copy_(torch.where(step.isfinite(), buffer + step * share, kept + came))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # A calibration belongs to its weights: it comes with a checkpoint that has one, and goes with one that has not.
+        # A calibration belongs to its statistics: it comes with a checkpoint that has one, and goes with one that has
+        # not. A checkpoint without this layer leaves both.
+        names = (*NOISE_BUFFERS, saved.KEY, "running_mean", "running_var", "num_batches_tracked")
+        if not any(prefix + name in state_dict for name in names):
+            super()._load_from_state_dict(state_dict, prefix, *args)
+            return
         before = {name: getattr(self, name) for name in NOISE_BUFFERS}
         calibration = {name: state_dict.get(prefix + name) for name in NOISE_BUFFERS}
         like = self.running_var if self.running_var is not None else self.noise_mean
@@ -302,8 +309,12 @@ class ShrinkBatchNorm(_BatchNorm):
     def __deepcopy__(self, memo: dict[int, Any]) -> ShrinkBatchNorm:
         memo[id(self.process_group)] = self.process_group  # ranks cannot be copied
         copied = memo[id(self)] = self.__new__(type(self))
-        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        copied.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
         return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What a context gave the layer (grouped, calibrate) ends with it, and a copy would never see its end.
+        return {name: value for name, value in vars(self).items() if name not in ("group_size", "_watch")}
 
     def extra_repr(self) -> str:
         adapting = "" if self.adaptation is None else f", adaptation={self.adaptation}"
@@ -409,6 +420,19 @@ def normalize(layer: ShrinkBatchNorm, input: Tensor) -> Tensor:
     return ShrinkBatchNorm.forward(layer, input)
 
 
+def _laid_out(output: Tensor) -> Tensor:
+    """The output in the order of memory that PyTorch's layers choose, which a view may rely on.
+
+    The passes keep the order of the input: PyTorch keeps that of images with channels last, and no other.
+    """
+    if torch.compiler.is_compiling() or not again.of_numbers(output) or output.is_contiguous():
+        return output
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(output.ndim)
+    if last is not None and output.is_contiguous(memory_format=last):
+        return output
+    return output.contiguous()
+
+
 def _record(layer: ShrinkBatchNorm, input: Proxy) -> Any:
     """A step of a graph that torch.fx records: the whole layer, as if it were one of PyTorch's."""
     tracer = input.tracer
@@ -423,5 +447,6 @@ def _record(layer: ShrinkBatchNorm, input: Proxy) -> Any:
 def check_estimator(estimator: Any) -> Estimator:
     """The estimator, if it is one."""
     if not isinstance(estimator, Estimator):
-        raise TypeError(f"estimator must be one of shrinkstats.estimators, such as Stein(), got {estimator!r}")
+        hint = "; eps and what follows it are named: eps=1e-5" if isinstance(estimator, float) else ""
+        raise TypeError(f"estimator must be one of shrinkstats.estimators, such as Stein(), got {estimator!r}{hint}")
     return estimator
