@@ -31,7 +31,7 @@ def fits(layer: Any, x: Tensor) -> bool:
     return not wanted and all(map(readable, parameters)) and all(readable(vector_of(layer, name)) for name in BUFFERS)
 
 
-def normalize(layer: Any, x: Tensor, kappa: float) -> Tensor | None:
+def normalize(layer: Any, x: Tensor, kappa: float, any_order: bool) -> Tensor | None:
     """Normalized with a Stein blend; None where its numbers are for the general way."""
     data = dense(x)
     shape, strides, dtype = data.shape, data.stride(), DTYPES[data.dtype]
@@ -42,7 +42,7 @@ def normalize(layer: Any, x: Tensor, kappa: float) -> Tensor | None:
     job = team.plan("moments", dtype, grouped, ((size * strides[0], strides[1], strides[0], *strides[2:]),), 0)
     sums = np.empty((3, groups, shape[1]))
     openmp.run(job, job.table(address(data), 0, 0, fused._NONE, sums), data.nbytes)
-    y = memory.empty_like(data, data.dtype)
+    y = memory.empty_like(data, data.dtype, any_order=any_order)
     job = team.plan("affine", dtype, shape, (strides, y.stride()), None)
     lines = np.empty((3, job.copies * job.channels), dtype)
     if not blend.adapted_lines(

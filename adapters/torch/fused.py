@@ -34,6 +34,7 @@ class Rule:
     eps: float
     group: Any = None  # of ranks whose batches are one
     prior_of: Callable[[Moments], Prior | None] | None = None  # what finds it, once there are moments
+    any_order: bool = False  # of memory for the output, not only those of PyTorch
     moments: Moments | None = field(default=None, repr=False)
     statistics: Statistics | None = field(default=None, repr=False)
 
@@ -109,7 +110,7 @@ class _FusedNormalize(torch.autograd.Function):
             find_prior(rule)
             statistics = _statistics(rule)
             scale = rule.estimator.scale(statistics.var, rule.eps)
-        y = memory.empty_like(x, data.dtype)
+        y = memory.empty_like(x, data.dtype, any_order=rule.any_order)
         slope = _affine(data, statistics.mean, scale, _vector(weight), _vector(bias), y)
         rule.statistics = statistics
         ctx.save_for_backward(x, weight, bias)

@@ -17,7 +17,7 @@ from torch.fx.proxy import TraceError
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from shrinkstats.adapters.torch import addresses, again, agreement, blended, fused, groups, images, saved
+from shrinkstats.adapters.torch import addresses, again, agreement, blended, fused, groups, images, memory, saved
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
 from shrinkstats.adapters.torch.streaming import Streaming, check_computed_now, peers_in_load
 from shrinkstats.estimators import Estimator, Stein, SteinBlend
@@ -136,7 +136,8 @@ class ShrinkBatchNorm(_BatchNorm):
         if not adapting and group is None and input.numel() == input.size(1):
             raise ValueError(f"expected more than 1 value per channel when training, got input size {input.size()}")
         if adapting and self.image_rows > 1:
-            output = images.apart(self._by_rule(images.together(input, self.image_rows), adapting, group))
+            together = images.together(input, self.image_rows)  # in an order that apart makes PyTorch's again
+            output = images.apart(self._by_rule(together, adapting, group, any_order=True))
         else:
             output = self._by_rule(input, adapting, group)
         return _laid_out(output)
@@ -148,7 +149,7 @@ class ShrinkBatchNorm(_BatchNorm):
         if self.eps < 0 or least == "positive":
             raise ValueError(f"eps must be {least}, got {self.eps}")
 
-    def _by_rule(self, input: Tensor, adapting: bool, group: Any) -> Tensor:
+    def _by_rule(self, input: Tensor, adapting: bool, group: Any, any_order: bool = False) -> Tensor:
         """With statistics of the batch, as the estimator makes them."""
         estimator = self.adaptation if adapting else self.estimator
         if isinstance(estimator, Streaming):
@@ -157,14 +158,14 @@ class ShrinkBatchNorm(_BatchNorm):
         if self.group_size is not None and not self.training:
             return groups.normalize(self, input, estimator)
         if not self.training and type(estimator) is SteinBlend and blended.fits(self, input):
-            output = blended.normalize(self, input, estimator.kappa)
+            output = blended.normalize(self, input, estimator.kappa, any_order)
             if output is not None:
                 return output
         prior_of = None
         if estimator.uses_prior:
             call = again.Call(input) if self.training and again.of_numbers(input) else None
             prior_of = partial(self._prior, input, call)
-        rule = fused.Rule(estimator, None, float(self.eps), group, prior_of)
+        rule = fused.Rule(estimator, None, float(self.eps), group, prior_of, any_order)
         output = fused.normalize(input, self.weight, self.bias, rule)
         if self.training and self.track_running_stats:
             self._track(rule)
@@ -421,14 +422,8 @@ def normalize(layer: ShrinkBatchNorm, input: Tensor) -> Tensor:
 
 
 def _laid_out(output: Tensor) -> Tensor:
-    """The output in the order of memory that PyTorch's layers choose, which a view may rely on.
-
-    The passes keep the order of the input: PyTorch keeps that of images with channels last, and no other.
-    """
-    if torch.compiler.is_compiling() or not again.of_numbers(output) or output.is_contiguous():
-        return output
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(output.ndim)
-    if last is not None and output.is_contiguous(memory_format=last):
+    """The output in an order of memory that PyTorch's layers choose: plain operations keep any order of the input."""
+    if torch.compiler.is_compiling() or not again.of_numbers(output) or memory.has_pytorch_order(output):
         return output
     return output.contiguous()
 

@@ -17,9 +17,20 @@ from torch import Tensor
 LARGE = 4 * 2**20  # bytes from which at least one large page (2 MB, aligned) fits for sure
 
 
-def empty_like(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`torch.empty_like`; large results ask for large pages."""
+def has_pytorch_order(x: Tensor) -> bool:
+    """Whether x lies as outputs of PyTorch's layers may: in the order of its axes, or with the channels of images last.
+
+    What takes a view of an output relies on it.
+    """
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
+    return x.is_contiguous() or (last is not None and x.is_contiguous(memory_format=last))
+
+
+def empty_like(x: Tensor, dtype: torch.dtype, *, any_order: bool = True) -> Tensor:
+    """`torch.empty_like`, in any order that x has or one that PyTorch has; large results ask for large pages."""
     y = torch.empty_like(x, dtype=dtype)
+    if not (any_order or has_pytorch_order(y)):
+        y = torch.empty(x.shape, dtype=dtype, device=x.device)
     advise = _madvise() if y.nbytes >= LARGE else None
     if advise is not None:
         start = -(-y.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
