@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch._subclasses import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from shrinkstats.adapters.torch.addresses import tensor
+from shrinkstats.adapters.torch.memory import has_pytorch_order
 from shrinkstats.moments import Moments
 
 RECALLED = 16  # calls whose backward pass may ask again
@@ -178,9 +180,17 @@ def _some_of(x: Tensor) -> Tensor:
     """Elements from all over a batch, in single precision or better, the same of the same batch."""
     with unrecorded(), torch.no_grad():
         x = x.detach()
-        at = (torch.arange(PROBES) * 0x9E3779B1) % max(x.numel(), 1)
-        places = torch.unravel_index(at.to(x.device), x.shape)
-        return x[places].to(torch.promote_types(x.dtype, torch.float32)) if x.numel() else x.new_empty(0)
+        if not x.is_contiguous() and has_pytorch_order(x):  # a flat view, in the order of memory
+            x = x.movedim(1, -1)
+        at = _places(x.numel(), x.device)
+        found = x.view(-1)[at] if x.is_contiguous() else x[torch.unravel_index(at, x.shape)]
+        return found.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@lru_cache(maxsize=256)
+def _places(size: int, device: torch.device) -> Tensor:
+    """Where to look in so many elements: in steps that are no multiple of any axis' own."""
+    return (torch.arange(min(PROBES, size), device=device) * 0x9E3779B1) % max(size, 1)
 
 
 def _same(a: Batch, b: Batch) -> bool:
