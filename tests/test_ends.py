@@ -421,7 +421,7 @@ def normalized(place, rule, x, calibrated):
         layers.calibrate(layer, [torch.from_numpy(v) for v in small])
     batch = torch.from_numpy(x)
     if place == "plain":
-        prior = layer._prior(batch, shrinkstats.moments(batch))
+        prior = layer._prior(batch, None, shrinkstats.moments(batch))
         return layers.fused.plain(batch, None, None, layers.fused.Rule(rule, prior, 1e-5)).numpy()
     if place in ("adapted", "grouped"):
         with warnings.catch_warnings():

@@ -310,12 +310,11 @@ class ShrinkBatchNorm(_BatchNorm):
     def __deepcopy__(self, memo: dict[int, Any]) -> ShrinkBatchNorm:
         memo[id(self.process_group)] = self.process_group  # ranks cannot be copied
         copied = memo[id(self)] = self.__new__(type(self))
-        copied.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        copied.__dict__.update(copy.deepcopy(_lasting(self), memo))
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        # What a context gave the layer (grouped, calibrate) ends with it, and a copy would never see its end.
-        return {name: value for name, value in vars(self).items() if name not in ("group_size", "_watch")}
+        return _lasting(self)
 
     def extra_repr(self) -> str:
         adapting = "" if self.adaptation is None else f", adaptation={self.adaptation}"
@@ -419,6 +418,11 @@ def _(buffer: Tensor) -> Tensor:
 def normalize(layer: ShrinkBatchNorm, input: Tensor) -> Tensor:
     """What a layer does without what a subclass adds, as a function that a graph may call."""
     return ShrinkBatchNorm.forward(layer, input)
+
+
+def _lasting(layer: ShrinkBatchNorm) -> dict[str, Any]:
+    """A layer's attributes but for those of a context (grouped, calibrate), whose end a copy would never see."""
+    return {name: value for name, value in vars(layer).items() if name not in ("group_size", "_watch")}
 
 
 def _laid_out(output: Tensor) -> Tensor:
