@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.layers import ORDERS, WHATS, geometric_mean, ratios
-from benchmarks.record import load
-from shrinkstats._files import whole
+from benchmarks.lab.plots import quiet, written
+from benchmarks.lab.record import load
+from benchmarks.speed.layers import ORDERS, WHATS, geometric_mean, ratios
 from shrinkstats.theory import bayes_risk, james_stein_risk, minimax_risk
 
-STATIC = Path(__file__).parents[1] / "docs" / "_static"
 COLORS = {"training step": "#d55e00", "training forward": "#0072b2", "evaluation": "#6b6b6b"}
 DIMS = (3, 10)  # channels in the picture of the risks
 MARKS = {"training step": "D", "training forward": "o", "evaluation": "s"}
@@ -38,10 +34,7 @@ def layers() -> Path:
         axis.set_xticks([0.1, 0.2, 0.5, 1, 2, 4], ["0.1", "0.2", "0.5", "1", "2", "4"])
         axis.set_xlim(0.05, 5)
         axis.minorticks_off()
-        axis.grid(axis="x", color="#dddddd")
-        axis.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            axis.spines[side].set_visible(False)
+        quiet(axis, grid="x", frame=("top", "right", "left"))
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False, fontsize=8)
     axes[0].set_yticks(range(len(shapes)), shapes)
     axes[0].invert_yaxis()
@@ -49,12 +42,7 @@ def layers() -> Path:
     figure.suptitle(
         f"ShrinkBatchNorm with {result['estimator']}, float32, {m['processor']}, {m['cores']} cores", fontsize=10
     )
-    path = STATIC / "layers.svg"
-    STATIC.mkdir(exist_ok=True)
-    with whole(path) as temporary:
-        figure.savefig(temporary, metadata={"Date": None})
-    plt.close(figure)
-    return path
+    return written(figure, "layers.svg")
 
 
 def risks() -> Path:
@@ -70,16 +58,10 @@ def risks() -> Path:
         axis.set(xlabel="radius: distance of the truth, in standard errors of one mean", xlim=(0, 12))
         axis.set_ylim(0, 1.08 * dim)
         axis.set_title(f"{dim} channels", loc="left", fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color="#dddddd")
-        axis.set_axisbelow(True)
+        quiet(axis, grid="y")
     panels[0].set_ylabel("risk")
     panels[-1].legend(frameon=False, fontsize=9, loc="center right")
-    path = STATIC / "risks.svg"
-    with whole(path) as temporary:
-        figure.savefig(temporary, metadata={"Date": None})
-    plt.close(figure)
-    return path
+    return written(figure, "risks.svg")
 
 
 if __name__ == "__main__":
