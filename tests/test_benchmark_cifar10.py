@@ -18,8 +18,8 @@ from benchmarks.cifar10.cells import ATTACKS, Cell  # noqa: E402
 from benchmarks.cifar10.data import Data, Shuffled, augment  # noqa: E402
 from benchmarks.cifar10.nets import NORMS, Subject, subjects  # noqa: E402
 from benchmarks.lab.cells import Cells  # noqa: E402
+from benchmarks.lab.training import fit  # noqa: E402
 from shrinkstats.adapters import models  # noqa: E402
-from shrinkstats.adapters.training import fit  # noqa: E402
 
 TEST, EPS = 10, 0.03
 

@@ -15,8 +15,8 @@ from torch import nn  # noqa: E402
 
 from benchmarks.cityscapes import study as cityscapes  # noqa: E402
 from benchmarks.cityscapes.study import CONDITIONS, Cell, Data, Run, changed, evaluate  # noqa: E402
+from benchmarks.lab.segmentation import Confusion  # noqa: E402
 from shrinkstats.adapters.datasets import Cityscapes  # noqa: E402
-from shrinkstats.adapters.segmentation import Confusion  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -52,8 +54,6 @@ def test_a_study_that_imports_another_is_found():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_found_by_its_name(name):
     """As `python -m benchmarks.NAME` looks for it; that of a package is its __main__."""
-    from importlib.util import find_spec
-
     spec = find_spec(f"benchmarks.{name}")
     main = find_spec(f"{spec.name}.__main__") if spec.submodule_search_locations else spec
     assert "main" in Path(main.origin).read_text()
@@ -86,3 +86,22 @@ def test_a_recorded_result_names_machine_versions_and_command(file):
     assert result["command"].split()[2].removeprefix("benchmarks.") in COMMANDS
     assert {"processor", "cores", "python", "numpy", "torch"} <= result["machine"].keys()
     assert len(result["date"]) == len("2026-11-21")
+
+
+@pytest.mark.parametrize("name", ["training", "segmentation"])
+def test_what_moved_into_the_laboratory_is_installed_by_its_old_name_too(name, monkeypatch):
+    if name == "training":
+        pytest.importorskip("torch", reason="torch is not installed")
+    old, file = f"shrinkstats.adapters.{name}", BENCHMARKS / "lab" / name / "__init__.py"
+    settings = (ROOT / "pyproject.toml").read_text()
+    assert f'    "{old}",\n' in settings
+    assert f'"{old}" = "benchmarks/lab/{name}"' in settings
+    spec = spec_from_file_location(old, file, submodule_search_locations=[str(file.parent)])
+    module = module_from_spec(spec)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, old, module)
+        with pytest.warns(DeprecationWarning, match=f"{old} is benchmarks.lab.{name} of the repository now"):
+            spec.loader.exec_module(module)
+    for part in [part for part in sys.modules if part.startswith(f"{old}.")]:
+        del sys.modules[part]
+    assert all(hasattr(module, public) for public in import_module(f"benchmarks.lab.{name}").__all__)

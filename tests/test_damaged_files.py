@@ -129,7 +129,7 @@ def test_reports(tmp_path):
 
 def test_checkpoints(tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
-    from shrinkstats.adapters.training.checkpoint import read, write
+    from benchmarks.lab.training.checkpoint import read, write
 
     def load(path):
         state = read(path, {"seed": 1})

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from benchmarks.cifar10.data import Data, Shuffled
 from benchmarks.lab.cifar import MEAN, STD
 from benchmarks.lab.runner import Log
+from benchmarks.lab.training import fit, save_weights
 from shrinkstats._files import whole
 from shrinkstats.adapters import models
 from shrinkstats.adapters.attacks import Standardized
-from shrinkstats.adapters.training import fit, save_weights
 
 
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:

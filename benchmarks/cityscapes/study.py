@@ -31,11 +31,11 @@ from benchmarks.lab import runner
 from benchmarks.lab.cells import Cells, Row, first_rank
 from benchmarks.lab.norms import ESTIMATORS
 from benchmarks.lab.record import save
+from benchmarks.lab.segmentation import Confusion, Example, draw_overlays, scores_counting_void
 from shrinkstats.adapters import models
 from shrinkstats.adapters.attacks import FGSM, PGD, Attack, GaussianNoise, Standardized, segmentation
 from shrinkstats.adapters.datasets import Augmentation, Cityscapes
 from shrinkstats.adapters.robustness.weather import plasma
-from shrinkstats.adapters.segmentation import Confusion, Example, draw_overlays, scores_counting_void
 from shrinkstats.adapters.torch import adapt, calibrate, convert
 from shrinkstats.estimators import SteinBlend
 

@@ -53,7 +53,7 @@ def scores(name: str) -> str:
     text = (
         " Scores with * are computed as the code of arXiv 2507.08261 does, which counts void pixels as wrong, means "
         "over classes that do not occur, and takes precision for sensitivity: see "
-        "`shrinkstats.adapters.segmentation.scores_counting_void`."
+        "`benchmarks.lab.segmentation.scores_counting_void`."
     )
     return markdown(("clean scenes, %", *SCORES), lines) + _legend(result) + text + source(result)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.lab.cells import Cells, Row, Share, first_rank
 from benchmarks.lab.record import program
-from shrinkstats.adapters.training import Step, fit, save_weights
+from benchmarks.lab.training import Step, fit, save_weights
 
 Preset = TypeVar("Preset")
 
@@ -86,7 +86,7 @@ def train(
     """The trained network, from its file if there is one; None if training broke down.
 
     `complete` gives a network the buffers that it is saved with and training did not need; `options` are those of
-    :func:`shrinkstats.adapters.training.fit`.
+    :func:`benchmarks.lab.training.fit`.
     """
     path = output / f"{run}.safetensors"
     checkpoint = path.with_suffix(".unfinished")

@@ -26,7 +26,7 @@ def save_weights(net: nn.Module, path: str | Path) -> None:
     >>> from pathlib import Path
     >>> from safetensors.torch import load_file
     >>> from torch import nn
-    >>> from shrinkstats.adapters.training import save_weights
+    >>> from benchmarks.lab.training import save_weights
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "net.safetensors"
     ...     save_weights(nn.Linear(3, 2), path)

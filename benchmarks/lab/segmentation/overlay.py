@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkstats._files import whole
-from shrinkstats.adapters.segmentation.scores import Confusion
+
+from .scores import Confusion
 
 OPACITY = 0.65
 WIDTH = 3.4  # of a panel, in inches

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shrinkstats.adapters.training import ranks
-from shrinkstats.adapters.training.checkpoint import read, write
-from shrinkstats.adapters.training.interruption import Interruption, deferred
+from . import ranks
+from .checkpoint import read, write
+from .interruption import Interruption, deferred
 
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 Loss = Callable[[Any, Tensor], Tensor]
@@ -157,7 +157,7 @@ def fit(
     --------
     >>> import torch
     >>> from torch import nn
-    >>> from shrinkstats.adapters.training import fit
+    >>> from benchmarks.lab.training import fit
     >>> x = torch.linspace(-1, 1, 64)[:, None]
     >>> def batches(epoch):
     ...     order = torch.randperm(64, generator=torch.Generator().manual_seed(epoch))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shrinkstats.adapters.segmentation.scores import Confusion
+from .scores import Confusion
 
 
 class PublishedScores(NamedTuple):
@@ -48,7 +48,7 @@ def scores_counting_void(batches: Iterable[Confusion]) -> PublishedScores:
 
     Examples
     --------
-    >>> from shrinkstats.adapters.segmentation import Confusion, scores_counting_void
+    >>> from benchmarks.lab.segmentation import Confusion, scores_counting_void
     >>> batch = Confusion.of([[0, 0], [1, 255]], [[0, 0], [1, 1]], classes=2)
     >>> batch.scores().miou, scores_counting_void([batch]).jaccard
     (1.0, 0.6)

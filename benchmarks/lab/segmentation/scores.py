@@ -79,7 +79,7 @@ class Confusion:
 
     Examples
     --------
-    >>> from shrinkstats.adapters.segmentation import Confusion
+    >>> from benchmarks.lab.segmentation import Confusion
     >>> first = Confusion.of([[0, 0], [1, 255]], [[0, 1], [1, 1]], classes=2)
     >>> second = Confusion.of([[1, 1]], [[1, 1]], classes=2)
     >>> scores = (first + second).scores()
