@@ -7,7 +7,6 @@ A table stands between the lines <!-- table: NAME --> and <!-- end -->; each stu
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from benchmarks.adaptation import tables as adaptation
 from benchmarks.cifar10 import tables as cifar10
 from benchmarks.cityscapes import tables as cityscapes
 from benchmarks.claims import tables as claims
+from benchmarks.lab.command import options
 from benchmarks.ppmi import tables as ppmi
 from benchmarks.speed import tables as speed
 from shrinkstats._files import whole
@@ -48,7 +48,7 @@ def filled(text: str, missing: list[str]) -> str:
 
 def main() -> None:
     """Write the tables, or check that they are as the results say."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is out of date")
     check = parser.parse_args().check
     stale: list[Path] = []

@@ -1,25 +1,27 @@
-"""The studies that train networks, on made-up data and small networks: for their tests and for all together."""
+"""The long studies, on made-up data and with small networks: for the tests of each, and for those of all together."""
 
 import csv
 import json
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
+torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 pytest.importorskip("matplotlib", reason="needs the extra shrinkstats[cli]")
 pytest.importorskip("benchmarks", reason="the benchmarks are not on the path")
-from torch import nn
+from safetensors.torch import save_file  # noqa: E402
+from torch import nn  # noqa: E402
 
-from benchmarks.lab import record
-from shrinkstats.adapters import models
-from shrinkstats.adapters.attacks import PGD
+from benchmarks.lab import record  # noqa: E402
+from shrinkstats.adapters import models  # noqa: E402
+from shrinkstats.adapters.attacks import PGD  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,25 @@ class Study:
     """One of them.
 
     `made_up` writes data into a folder; `shrink` makes networks and presets small; `measured` is the function that
-    fills a cell. `few` options leave less to do, `other` ones need cells of their own. The network that is `killed` in
-    training is trained with the `options`; `unmeasured` leaves all but the training out.
+    fills a cell; `arguments` say where data and cells lie. `few` options leave less to do, `other` ones need cells of
+    their own; `undrawn` replaces what draws. The network that is `killed` in training is trained with the `options`;
+    `unmeasured` then leaves all but the training out. A study without one trains nothing.
     """
 
-    name: str
     module: ModuleType
-    made_up: Callable[[Any], None]
+    made_up: Callable[[Path], None]
     shrink: Callable[[pytest.MonkeyPatch], None]
     measured: tuple[Any, str]
-    few: tuple[str, ...]
-    other: tuple[str, ...]
-    killed: str
-    options: str
-    unmeasured: dict[str, Any]
+    record: str
+    few: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
+    undrawn: Callable[..., Any] | None = None
+    killed: str | None = None
+    options: str = ""
+    unmeasured: dict[str, Any] = field(default_factory=dict)
+    arguments: Callable[[Path, Path], list[str]] = lambda folder, output: [
+        "--preset", "quick", "--data", str(folder), "--output", str(output)
+    ]  # fmt: skip
 
     def command(self, folder, home, patch):
         """The command on the data in a folder, with its files below `home`; gives what it recorded."""
@@ -48,15 +55,11 @@ class Study:
         patch.setattr(record, "RESULTS", home / "results")
 
         def call(output, *options):
-            self.module.main(arguments(folder, home / output, *options))
-            path = home / "results" / f"{self.name}_quick.json"
+            self.module.main([*self.arguments(folder, home / output), *options])
+            path = home / "results" / f"{self.record}.json"
             return json.loads(path.read_text()) if path.exists() else None
 
         return call
-
-
-def arguments(folder, output, *options):
-    return ["--preset", "quick", "--data", str(folder), "--output", str(output), *options]
 
 
 def known(rows):
@@ -66,7 +69,7 @@ def known(rows):
 
 def same(result):
     """What is recorded, without the seconds that the trainings took."""
-    trainings = [{**t, "history": [{**e, "seconds": 0} for e in t["history"]]} for t in result["trainings"]]
+    trainings = [{**t, "history": [{**e, "seconds": 0} for e in t["history"]]} for t in result.get("trainings", [])]
     return known([*trainings, *result["rows"]])
 
 
@@ -118,11 +121,11 @@ def cifar10():
         patch.setitem(study.PRESETS, "quick", replace(study.PRESETS["quick"], norms=NETS, **sizes))
 
     return Study(
-        name="cifar10",
         module=study,
         made_up=images,
         shrink=shrink,
         measured=(cells.Bench, "right"),
+        record="cifar10_quick",
         few=("--norms", "batch_norm", "group_norm"),
         other=("--epochs", "2"),
         killed="resnet20-stein_sampling-natural-0",
@@ -187,16 +190,16 @@ def cityscapes():
         patch.setitem(study.PRESETS, "quick", tiny)
 
     return Study(
-        name="cityscapes",
         module=study,
         made_up=streets,
         shrink=shrink,
         measured=(study, "evaluate"),
-        few=(),
+        record="cityscapes_quick",
+        undrawn=lambda path, net, data: path.touch(),
         other=("--size", "8", "12"),
         killed="hrnet_w18_small_v1-stein_sampling-0",
         options="--norms stein_sampling --epochs 3 --size 32 48 --train-batch 3 --validation-images 4",
-        unmeasured={"measure": lambda *arguments: None, "draw": lambda path, net, data: path.touch()},
+        unmeasured={"measure": lambda *arguments: None},
     )
 
 
@@ -238,12 +241,11 @@ def ppmi():
         patch.setitem(study.PRESETS, "quick", tiny)
 
     return Study(
-        name="ppmi",
         module=study,
         made_up=brains,
         shrink=shrink,
         measured=(study, "evaluate"),
-        few=(),
+        record="ppmi_quick",
         other=("--epochs", "3"),
         killed="small_cnn3d-stein_sampling-4-0",
         options="--norms stein_sampling --batches 4 --epochs 3",
@@ -251,4 +253,41 @@ def ppmi():
     )
 
 
-STUDIES = {made.__name__: made for made in (cifar10, cityscapes, ppmi)}
+# --- adaptation ----------------------------------------------------------------------------------------------------
+
+
+def trained(folder):
+    """The images of CIFAR-10 and a network for them."""
+    images(folder)
+    torch.manual_seed(0)
+    save_file(small().state_dict(), folder / "net.safetensors")
+
+
+def adaptation():
+    """Every strength of a blend on shifted images."""
+    from benchmarks.adaptation import study
+
+    def shrink(patch):
+        patch.setattr(models, "resnet20", small)
+        patch.setattr(study, "GROUPS", (1, 4))
+
+    def arguments(folder, output):
+        output.mkdir(exist_ok=True)
+        files = {"--data": folder, "--weights": folder / "net.safetensors", "--cells": output / "cells.jsonl"}
+        few = "--images 20 --corruptions contrast fog --severities 3 --batches 1 4 --strengths 0 16"
+        return [*(str(part) for pair in files.items() for part in pair), *few.split()]
+
+    return Study(
+        module=study,
+        made_up=trained,
+        shrink=shrink,
+        measured=(study, "measure"),
+        record="adaptation",
+        arguments=arguments,
+        other=("--seed", "1"),
+        undrawn=lambda result, name: None,
+    )
+
+
+TRAINING = {made.__name__: made for made in (cifar10, cityscapes, ppmi)}
+STUDIES = {**TRAINING, "adaptation": adaptation}

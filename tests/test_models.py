@@ -47,7 +47,7 @@ NAMED = ("resnet9", "resnet18", "resnet20", "resnet56")
 
 
 def reference(name):
-    """Of the authors' program: keys and shapes; first outputs and the standard deviation of all, with values of `fill`."""
+    """Of the authors' program: keys and shapes; first outputs and the standard deviation of all, for values of fill."""
     return json.loads((Path(__file__).parent / "reference" / f"{name}.json").read_text())
 
 

@@ -97,4 +97,5 @@ def test_the_picture_shows_values_and_intervals(result, tmp_path):
     assert [round(x) for x in points.get_xdata()] == [0, 2, 3, 1]
     assert points.get_ydata() == pytest.approx([71, 66, 56, 61])
     assert lines.get_segments()[0][:, 1] == pytest.approx([66, 76])
-    assert ppmi_pictures.draw("made_up", tmp_path).read_text().startswith("<?xml")
+    (picture,) = ppmi_pictures.draw("made_up", tmp_path)
+    assert picture.read_text().startswith("<?xml")

@@ -8,7 +8,6 @@ written to --cells as soon as it is known; started again, the benchmark goes on 
 
 from __future__ import annotations
 
-import argparse
 import time
 import warnings
 from collections.abc import Callable
@@ -209,8 +208,7 @@ def compared(rows: list[dict[str, Any]], rule: str, shifts: list[tuple[str, int]
 
 def main() -> None:
     """Measure what is missing, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cifar.add_arguments(parser, images=512)
+    parser = cifar.options(__doc__, images=512)
     parser.add_argument("--cells", type=Path, default=Path("blend_rules.jsonl"), help="where measured cells are kept")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64])
     args = parser.parse_args()

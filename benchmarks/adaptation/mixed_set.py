@@ -8,7 +8,6 @@ has a shift of its own, and its statistics say little about any of its images (S
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from typing import Any
 
@@ -44,8 +43,7 @@ def compared(right: NDArray[np.bool_], trained: NDArray[np.bool_], batch: int) -
 
 def main() -> None:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cifar.add_arguments(parser, images=64)
+    parser = cifar.options(__doc__, images=64)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64])
     args = parser.parse_args()
     if any(args.images % size for size in args.batches):

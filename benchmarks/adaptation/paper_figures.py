@@ -8,7 +8,6 @@ computed for every channel of every layer and averaged over them, in units of th
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from typing import Any
 
@@ -187,8 +186,7 @@ def figure5(result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Compute, record, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cifar.add_arguments(parser, images=512)
+    parser = cifar.options(__doc__, images=512)
     args = parser.parse_args()
     net, images, _, prepare = cifar.load(args)
     rows = []

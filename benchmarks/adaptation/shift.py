@@ -8,7 +8,6 @@ line is fitted to the other three, as figure 3 of Schneider et al. (2020) does i
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmarks.lab.command import options
 from benchmarks.lab.plots import quiet, written
 from benchmarks.lab.record import load, save
 from shrinkstats.adapters.datasets import read_cifar10
@@ -66,7 +66,7 @@ def draw() -> Path:
 
 def main() -> None:
     """Measure, print, record, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--images", type=int, default=1024)

@@ -7,7 +7,6 @@ Each shift lasts for --images images; then comes the next, unannounced.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from typing import Any
 
@@ -29,8 +28,7 @@ EARLY = 32  # images after a change that are looked at on their own
 
 def main() -> None:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cifar.add_arguments(parser, images=512)
+    parser = cifar.options(__doc__, images=512)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--memories", type=int, nargs="+", default=[16, 64, 256])
     args = parser.parse_args()

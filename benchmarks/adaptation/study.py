@@ -13,7 +13,6 @@ convolutions cheaper, not the statistics.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import time
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from benchmarks.lab import cifar
 from benchmarks.lab.cells import Cells, Row, Share
 from benchmarks.lab.plots import quiet, written
-from benchmarks.lab.record import load, program, save, side_by_side
+from benchmarks.lab.record import load, save, side_by_side
 from shrinkstats.adapters.robustness import CORRUPTIONS, corrupt
 from shrinkstats.adapters.robustness.protocols import ranks
 from shrinkstats.adapters.torch import adapt, grouped, reset
@@ -180,11 +179,9 @@ def draw(result: Row, name: str) -> Path:
     return written(figure, f"{name}.svg")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure what is missing, print, record, draw."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(program(), description=__doc__, formatter_class=raw)
-    cifar.add_arguments(parser, images=2048)
+    parser = cifar.options(__doc__, images=2048)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--name", default="adaptation", help="of the recorded result")
     parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS)
@@ -198,7 +195,7 @@ def main() -> None:
     parser.add_argument("--corruptions", nargs="+", default=NO_ASSETS)
     parser.add_argument("--severities", type=int, nargs="+", default=[1, 3, 5])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128])
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.quick:
         args.images, args.severities, args.batches = 512, [3], [1, 8, 64]
         args.corruptions = ["gaussian_noise", "defocus_blur", "contrast", "pixelate", "jpeg_compression"]

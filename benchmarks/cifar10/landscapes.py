@@ -8,7 +8,6 @@ started again with the same options, those that are there are not computed anew.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.cifar10.cells import BATCH
 from benchmarks.cifar10.nets import Subject
+from benchmarks.lab.command import options
 from benchmarks.lab.record import load, save
 from shrinkstats.adapters.datasets import read_cifar10
 from shrinkstats.adapters.torch.landscape import loss_landscape
@@ -36,7 +36,7 @@ def trained(subject: Subject, folder: Path, images: Tensor) -> nn.Module:
 
 def main(arguments: list[str] | None = None) -> None:
     """Compute what is missing, and record it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--result", required=True, help="of benchmarks.cifar10, as cifar10_cpu")
     parser.add_argument("--data", type=Path, required=True, help="folder of cifar-10-batches-py")
     parser.add_argument("--weights", type=Path, required=True, help="the runner's --output")
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--direction-seed", type=int, default=0)
     parser.add_argument("--norms", nargs="+", help="all if left out")
     args = parser.parse_args(arguments)
-    options = {name: getattr(args, name) for name in OPTIONS}
+    settings = {name: getattr(args, name) for name in OPTIONS}
     name = f"{args.result}_landscapes"
     rows: list[dict[str, Any]] = []
     try:
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     except FileNotFoundError:
         pass
     else:
-        if before["options"] == options:
+        if before["options"] == settings:
             rows = before["rows"]
     images, labels = (torch.from_numpy(part[: args.images]) for part in read_cifar10(args.data, "test"))
     images = images.float() / 255
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
             net = subject.in_mode(trained(subject, args.weights, images), mode)
             found = loss_landscape(net, loss, span=args.span, steps=args.steps, seed=args.direction_seed)
             rows.append({**place, "losses": found.losses.tolist()})
-            save(name, {"options": options, "coordinates": found.coordinates.tolist(), "rows": rows})
+            save(name, {"options": settings, "coordinates": found.coordinates.tolist(), "rows": rows})
             print(f"{subject}, {mode} statistics: {found.losses.min():.3g} to {found.losses.max():.3g}", flush=True)
 
 

@@ -9,7 +9,6 @@ benchmarks.landscapes records. A picture whose cells were not measured is left o
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import math
 from collections.abc import Callable, Iterable
@@ -33,7 +32,7 @@ from benchmarks.cifar10.results import (
     settings,
 )
 from benchmarks.lab.norms import LOOKS, norm_name
-from benchmarks.lab.plots import quiet, written
+from benchmarks.lab.plots import draw_named, quiet, written
 from benchmarks.lab.record import load
 from benchmarks.lab.tables import OverSeeds, of_seeds
 from shrinkstats.adapters.torch.landscape import Landscape
@@ -284,14 +283,5 @@ def draw(name: str, folder: Path | None = None) -> list[Path]:
     return [written(figure, f"{name}_{part}.svg", folder) for part, figure in figures.items() if figure is not None]
 
 
-def main() -> None:
-    """Draw what there is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="+", help="names in results/, as cifar10_cpu")
-    for name in parser.parse_args().results:
-        for path in draw(name):
-            print(f"written: {path.name}")
-
-
 if __name__ == "__main__":
-    main()
+    draw_named(__doc__, draw)

@@ -7,7 +7,6 @@ One cycle of the learning rate (Smith & Topin 2018), random crops and flips. Sto
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.cifar10.data import Data, Shuffled
 from benchmarks.lab.cifar import MEAN, STD
+from benchmarks.lab.command import options
 from benchmarks.lab.runner import Log
 from benchmarks.lab.training import fit, save_weights
 from shrinkstats._files import whole
@@ -32,7 +32,7 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 def main() -> None:
     """Train, save, record beside the weights how."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", default="vgg16")

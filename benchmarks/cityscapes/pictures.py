@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.cityscapes.tables import CONDITIONS, STATISTICS
 from benchmarks.lab.norms import norm_name
-from benchmarks.lab.plots import quiet, written
+from benchmarks.lab.plots import draw_named, quiet, written
 from benchmarks.lab.record import load
 
 LOOKS = {"running": ("#666666", "s"), "batch": ("#0072B2", "o"), "stein_blend": ("#E69F00", ">")}
@@ -67,18 +66,10 @@ def conditions(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def draw(name: str, folder: Path | None = None) -> Path:
+def draw(name: str, folder: Path | None = None) -> list[Path]:
     """Write the picture of a recorded result."""
-    return written(conditions(load(name)), f"{name}.svg", folder)
-
-
-def main() -> None:
-    """Draw what is named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", nargs="+", help="names in results/, as cityscapes_cpu")
-    for name in parser.parse_args().results:
-        print(f"written: {draw(name).name}")
+    return [written(conditions(load(name)), f"{name}.svg", folder)]
 
 
 if __name__ == "__main__":
-    main()
+    draw_named(__doc__, draw)

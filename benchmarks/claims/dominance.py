@@ -5,7 +5,6 @@ python -m benchmarks.dominance [--seeds 400] [--repeats 5]
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
+from benchmarks.lab.command import options
 from benchmarks.lab.record import save, side_by_side
 from shrinkstats.estimators import Stein
 from shrinkstats.theory.dominance import verify_dominance
@@ -147,7 +147,7 @@ def speed(repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()

@@ -10,7 +10,6 @@ images are scaled to [0, 1] and normalized by --mean and --std.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmarks.lab.command import options
 from benchmarks.lab.plots import quiet, written
 from benchmarks.lab.record import load, save
 from shrinkstats import Prior
@@ -124,7 +124,7 @@ def chart() -> Path:
 
 def main() -> None:
     """Measure, print, record, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--chart", action="store_true", help="draw the recorded result and measure nothing")

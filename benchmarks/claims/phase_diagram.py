@@ -11,7 +11,6 @@ Results are written after every panel, and a run that was interrupted goes on.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from PIL import Image
 
+from benchmarks.lab.command import options
 from benchmarks.lab.plots import STATIC
 from benchmarks.lab.record import RESULTS, load, save
 from shrinkstats._files import whole
@@ -169,7 +169,7 @@ def measure(dims: list[int], seed: int) -> None:
 
 def main() -> None:
     """Measure, record, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--dims", type=int, nargs="+", default=[3, 16, 64, 512])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draw", action="store_true", help="draw the recorded result and measure nothing")

@@ -6,11 +6,11 @@ published rule the table also has single draws of the true means, kept in every 
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
 
+from benchmarks.lab.command import options
 from benchmarks.lab.record import save
 from shrinkstats.theory.rules import ChannelJamesStein, JamesStein
 
@@ -74,7 +74,7 @@ def measure(channels: int, n: int, spread: float, repetitions: int, seed: int) -
 
 def main() -> None:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--repetitions", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -7,12 +7,12 @@ Every mean shift and ratio of variances below, in units of the source's statisti
 
 from __future__ import annotations
 
-import argparse
 import warnings
 
 import numpy as np
 from rich.progress import track
 
+from benchmarks.lab.command import options
 from benchmarks.lab.record import save
 from shrinkstats import Statistics, wasserstein_bounds
 from shrinkstats.theory.blend_distance import simulate_blend_distance
@@ -26,7 +26,7 @@ ERRORS = 4  # standard errors that a simulated mean may lie outside of a bound
 
 def main() -> None:
     """Simulate, compare, record; exit with 1 if a bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--replicates", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

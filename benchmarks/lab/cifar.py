@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmarks.lab import command
 from shrinkstats.adapters import models
 from shrinkstats.adapters.datasets import read_cifar10
 from shrinkstats.adapters.torch import calibrate
@@ -40,8 +41,9 @@ def normalizer(mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Call
     return prepare
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, images: int) -> None:
-    """The options that say what to load; `images` is how many, if not told."""
+def options(description: str | None, *, images: int) -> argparse.ArgumentParser:
+    """A parser with the options that say what to load; `images` is how many, if not told."""
+    parser = command.options(description)
     parser.add_argument("--data", type=Path, required=True, help="folder of cifar-10-batches-py")
     parser.add_argument("--weights", type=Path, required=True, help="of the network (safetensors)")
     parser.add_argument("--images", type=int, default=images)
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, images: int) -> None:
     parser.add_argument("--mean", type=float, nargs=3, default=MEAN, help="of the network's input")
     parser.add_argument("--std", type=float, nargs=3, default=STD, help="of the network's input")
     parser.add_argument("--bfloat16", action="store_true", help="convolutions in bfloat16 (autocast)")
+    return parser
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:

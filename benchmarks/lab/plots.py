@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.lab.command import options
 from shrinkstats._files import whole
 
 STATIC = Path(__file__).parents[2] / "docs" / "_static"
@@ -32,3 +34,12 @@ def written(figure: Figure, name: str, folder: Path | None = None) -> Path:
         figure.savefig(temporary, metadata={"Date": None})
     plt.close(figure)
     return path
+
+
+def draw_named(description: str | None, draw: Callable[[str], list[Path]]) -> None:
+    """The command of a study's pictures: draw those of the recorded results that are named."""
+    parser = options(description)
+    parser.add_argument("results", nargs="+", help="names in results/, as ppmi_cpu")
+    for name in parser.parse_args().results:
+        for path in draw(name):
+            print(f"written: {path.name}")

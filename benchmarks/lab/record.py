@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -14,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lab.command import command
 from shrinkstats._files import whole
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -30,17 +30,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
     }
-
-
-def program() -> str:
-    """How this process was called; a package is run by its ``__main__``, which nobody types."""
-    spec = sys.modules["__main__"].__spec__
-    return f"python -m {spec.name.removesuffix('.__main__') if spec else f'benchmarks.{Path(sys.argv[0]).stem}'}"
-
-
-def command() -> str:
-    """The same with its options, without the folders of files."""
-    return " ".join([program(), *(Path(a).name if "/" in a else a for a in sys.argv[1:])])
 
 
 def save(name: str, result: Mapping[str, Any]) -> Path:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks.lab.cells import Cells, Row, Share, first_rank
-from benchmarks.lab.record import program
+from benchmarks.lab.command import options
 from benchmarks.lab.training import Step, fit, save_weights
 
 Preset = TypeVar("Preset")
@@ -25,8 +25,7 @@ Preset = TypeVar("Preset")
 
 def parser(description: str | None, presets: Iterable[str]) -> argparse.ArgumentParser:
     """A parser with the options that all of them have."""
-    raw = argparse.RawDescriptionHelpFormatter
-    found = argparse.ArgumentParser(program(), description=description, formatter_class=raw)
+    found = options(description)
     found.add_argument("--preset", choices=presets, required=True)
     found.add_argument("--data", type=Path, required=True)
     found.add_argument("--output", type=Path, required=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.lab.norms import LOOKS, norm_name
-from benchmarks.lab.plots import quiet, written
+from benchmarks.lab.plots import draw_named, quiet, written
 from benchmarks.lab.record import load
 from benchmarks.ppmi.tables import ATTACKS, NETS
 
@@ -60,18 +59,10 @@ def under_attack(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def draw(name: str, folder: Path | None = None) -> Path:
+def draw(name: str, folder: Path | None = None) -> list[Path]:
     """Write the picture of a recorded result."""
-    return written(under_attack(load(name)), f"{name}.svg", folder)
-
-
-def main() -> None:
-    """Draw what is named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", nargs="+", help="names in results/, as ppmi_cpu")
-    for name in parser.parse_args().results:
-        print(f"written: {draw(name).name}")
+    return [written(under_attack(load(name)), f"{name}.svg", folder)]
 
 
 if __name__ == "__main__":
-    main()
+    draw_named(__doc__, draw)

@@ -12,7 +12,6 @@ device shows; in a CUDA graph it does not.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib
 import importlib.util
@@ -34,6 +33,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import shrinkstats
+from benchmarks.lab.command import options
 from benchmarks.lab.record import save
 from benchmarks.speed.layers import SHAPES, geometric_mean
 from shrinkstats import estimators as rules
@@ -567,7 +567,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Verify, measure, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--dry", action="store_true", help="on the CPU, tiny, nothing recorded")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--elements", type=int, default=ELEMENTS, help="of the batches that are timed")

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.lab.command import options
 from benchmarks.lab.record import save, side_by_side
 from shrinkstats.adapters.models import resnet20
 from shrinkstats.adapters.torch import convert, fused
@@ -177,7 +178,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--repeats", type=int, default=31)
     parser.add_argument(
         "--compile", action="store_true", help="also torch.compile of ours and of nn.BatchNorm (minutes)"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 
 import shrinkstats
+from benchmarks.lab.command import options
 from benchmarks.lab.record import save, side_by_side
 
 SHAPES = [(64, 64, 32, 32), (128, 16, 32, 32), (32, 256, 14, 14), (16, 3, 224, 224), (4, 64, 128, 256)]
@@ -32,7 +31,7 @@ def measure(shape: tuple[int, ...], order: str, repeats: int) -> dict[str, objec
 
 def main() -> None:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--repeats", type=int, default=31)
     repeats = parser.parse_args().repeats
     rows = [measure(shape, order, repeats) for shape in SHAPES for order in ("contiguous", "channels-last")]

@@ -12,7 +12,6 @@ Every cell is written to --cells as soon as it is known; started again, the benc
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -32,6 +31,7 @@ from sklearn.preprocessing import StandardScaler
 
 import shrinkstats
 from benchmarks.lab.cells import Cells, Row
+from benchmarks.lab.command import options
 from benchmarks.lab.record import machine, save
 from shrinkstats.kernels.threads import get_num_threads
 
@@ -127,7 +127,7 @@ def report(rows: list[Row], bandwidth: float) -> None:
 
 def main() -> None:
     """Measure what is not known, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--largest", type=float, default=SIZES[-1], help="elements of the largest array")
     parser.add_argument("--in-memory", type=float, default=10**8, help="elements above which the data lie in a file")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the file is kept")
