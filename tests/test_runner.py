@@ -29,6 +29,17 @@ def test_a_line_cut_off_does_not_swallow_the_next(tmp_path):
     assert Cells(path, {"epochs": 1}).rows == cells.rows == [{"a": 1}, {"c": 3}]
 
 
+def test_cells_that_were_kept_without_checksums_are_gone_on_with(tmp_path):
+    """As older versions wrote them; a line without one after others that have them has lost it."""
+    path = tmp_path / "cells.jsonl"
+    path.write_text('{"epochs": 1}\n{"a": 1}\n')
+    Cells(path, {"epochs": 1}).add({"b": 2})
+    assert Cells(path, {"epochs": 1}).rows == [{"a": 1}, {"b": 2}]
+    path.write_text(path.read_text() + '{"c": 3}\n')
+    with pytest.raises(SystemExit, match="line 4: its checksum is missing"):
+        Cells(path, {"epochs": 1})
+
+
 def test_what_a_network_is_completed_by_is_saved_with_it(tmp_path):
     def made():
         return torch.nn.Linear(2, 1)

@@ -23,14 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.cifar10.cells import EPS
-from benchmarks.cifar10.results import (
-    WITHOUT_STATISTICS,
-    Row,
-    Setting,
-    accuracy,
-    chosen,
-    settings,
-)
+from benchmarks.cifar10.results import WITHOUT_STATISTICS, Row, Setting, accuracy, chosen, settings
 from benchmarks.lab.norms import LOOKS, norm_name
 from benchmarks.lab.plots import draw_named, quiet, written
 from benchmarks.lab.record import load
