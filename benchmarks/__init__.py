@@ -30,4 +30,4 @@ class _InFolders:
         return spec_from_file_location(name, found[0]) if len(found) == 1 else None
 
 
-sys.meta_path.append(_InFolders)  # type: ignore[arg-type]
+sys.meta_path.append(_InFolders)

@@ -15,27 +15,27 @@ Item = TypeVar("Item")
 
 
 class Share(NamedTuple):
-    """The part of the work that a process does: every count-th network, from the index-th on."""
+    """The part of the work that a process does: every step-th network, from the first one on."""
 
-    index: int
-    count: int
+    first: int
+    step: int
 
     @classmethod
     def of(cls, text: str) -> Share:
         """From an option such as 0/2."""
-        index, _, count = text.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        first, _, step = text.partition("/")
+        if not (first.isdecimal() and step.isdecimal() and int(first) < int(step)):
             raise argparse.ArgumentTypeError(f"counts from 0: 0/2 and 1/2 are the two halves, got {text}")
-        return cls(int(index), int(count))
+        return cls(int(first), int(step))
 
     @property
     def is_all(self) -> bool:
         """Whether there is nobody else."""
-        return self.count == 1
+        return self.step == 1
 
     def part(self, items: list[Item]) -> list[Item]:
         """What this process does of them."""
-        return items[self.index :: self.count]
+        return items[self.first :: self.step]
 
 
 class Cells:

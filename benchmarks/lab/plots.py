@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 
@@ -18,7 +19,7 @@ from shrinkstats._files import whole
 STATIC = Path(__file__).parents[2] / "docs" / "_static"
 
 
-def quiet(*axes: Axes, grid: str = "both", frame: tuple[str, ...] = ("top", "right")) -> None:
+def quiet(*axes: Axes, grid: Literal["both", "x", "y"] = "both", frame: tuple[str, ...] = ("top", "right")) -> None:
     """A pale grid behind what is drawn, and no frame on these sides."""
     for axis in axes:
         axis.grid(axis=grid, color="#dddddd")
