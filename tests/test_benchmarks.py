@@ -105,3 +105,12 @@ def test_what_moved_into_the_laboratory_is_installed_by_its_old_name_too(name, m
     for part in [part for part in sys.modules if part.startswith(f"{old}.")]:
         del sys.modules[part]
     assert all(hasattr(module, public) for public in import_module(f"benchmarks.lab.{name}").__all__)
+
+
+def test_images_that_do_not_fill_a_group_are_refused_before_the_work(capsys):
+    pytest.importorskip("torch", reason="torch is not installed")
+    from benchmarks.adaptation import study
+
+    with pytest.raises(SystemExit):
+        study.main(["--data", "nowhere", "--weights", "nothing", "--images", "300"])
+    assert "--images must be 1024 at least, or a multiple of 256" in capsys.readouterr().err

@@ -199,6 +199,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.quick:
         args.images, args.severities, args.batches = 512, [3], [1, 8, 64]
         args.corruptions = ["gaussian_noise", "defocus_blur", "contrast", "pixelate", "jpeg_compression"]
+    if min(args.images, THOUSAND) % max(GROUPS):  # said now, not when everything else is measured
+        parser.error(f"--images must be {THOUSAND} at least, or a multiple of {max(GROUPS)}")
     names = ("corruptions", "severities", "batches", "strengths", "model")
     settings = {**cifar.settings(args), **{name: getattr(args, name) for name in names}}
     known = Cells(args.cells, settings)
