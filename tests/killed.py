@@ -13,7 +13,7 @@ SCRIPT = """
 import os, signal, sys
 from importlib import import_module
 import torch
-from benchmarks import runner
+from benchmarks.lab import runner
 
 module, threads, *arguments = sys.argv[1:]
 torch.set_num_threads(int(threads))

@@ -12,26 +12,42 @@ torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]"
 library = pytest.importorskip("shrinkstats.adapters.attacks.library", reason="needs the extra shrinkstats[attacks]")
 
 import eagerpy  # noqa: E402
+from art.attacks import evasion  # noqa: E402
 from foolbox import PyTorchModel, attacks  # noqa: E402
 from torch import nn  # noqa: E402
 
 from shrinkstats.adapters.attacks import BIM, FGSM, PGD, classification, count_passes, margin  # noqa: E402
 from shrinkstats.adapters.attacks.gradients import in_ball  # noqa: E402
 
-AutoPGD, CarliniWagner, DeepFool = library.AutoPGD, library.CarliniWagner, library.DeepFool
-Foolbox, Square = library.Foolbox, library.Square
+Foolbox, Toolbox = library.Foolbox, library.Toolbox
 
-THEIRS = [
-    (CarliniWagner(searches=4, steps=60), "l2", math.inf),
-    (CarliniWagner(0.3, searches=3, steps=30), "l2", 0.3),
-    (DeepFool(), "l2", math.inf),
-    (DeepFool(0.05, norm="linf"), "linf", 0.05),
-    (AutoPGD(0.05, steps=10), "linf", 0.05),
-    (AutoPGD(0.3, steps=10, restarts=2, norm="l2"), "l2", 0.3),
-    (AutoPGD(0.05, steps=10, objective="logit ratio"), "linf", 0.05),
-    (Square(0.05, queries=40), "linf", 0.05),
-    (Foolbox(attacks.LinfRepeatedAdditiveUniformNoiseAttack(repeats=5), 0.1), "linf", 0.1),
-]
+
+def carlini_wagner(eps, searches, steps):
+    return Foolbox(attacks.L2CarliniWagnerAttack(binary_search_steps=searches, steps=steps), eps)
+
+
+def auto_pgd(eps, **options):
+    options = {"eps": eps, "eps_step": 2 * eps, "max_iter": 10, "verbose": False, **options}
+    return Toolbox(lambda net: evasion.AutoProjectedGradientDescent(net, **options))
+
+
+def square(eps, queries):
+    """Nothing is ever done, so that the batch stays whole."""
+    options = {"eps": eps, "max_iter": queries, "adv_criterion": lambda y, labels: np.zeros(len(y), bool)}
+    return Toolbox(lambda net: evasion.SquareAttack(net, **options, verbose=False))
+
+
+THEIRS = {
+    "Carlini-Wagner": (carlini_wagner(None, 4, 60), "l2", math.inf),
+    "Carlini-Wagner in a ball": (carlini_wagner(0.3, 3, 30), "l2", 0.3),
+    "DeepFool": (Foolbox(attacks.L2DeepFoolAttack(), None), "l2", math.inf),
+    "DeepFool in a ball": (Foolbox(attacks.LinfDeepFoolAttack(), 0.05), "linf", 0.05),
+    "APGD": (auto_pgd(0.05), "linf", 0.05),
+    "APGD in l2": (auto_pgd(0.3, nb_random_init=2, norm=2), "l2", 0.3),
+    "APGD on the ratio": (auto_pgd(0.05, loss_type="difference_logits_ratio"), "linf", 0.05),
+    "square": (square(0.05, 40), "linf", 0.05),
+    "noise": (Foolbox(attacks.LinfRepeatedAdditiveUniformNoiseAttack(repeats=5), 0.1), "linf", 0.1),
+}
 
 
 def case(n=8):
@@ -69,7 +85,7 @@ def test_ours_are_foolbox_s(ours, theirs, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize(("attack", "norm", "eps"), THEIRS, ids=repr)
+@pytest.mark.parametrize(("attack", "norm", "eps"), THEIRS.values(), ids=THEIRS)
 @pytest.mark.parametrize("training", [True, False])
 def test_theirs_keep_our_rules(attack, norm, eps, training):
     net, images, labels = case()
@@ -91,8 +107,9 @@ def test_theirs_keep_our_rules(attack, norm, eps, training):
     assert all(p.grad is None for p in net.parameters() if p is not net[0].weight)
 
 
-@pytest.mark.parametrize("attack", [THEIRS[5][0], THEIRS[7][0], THEIRS[8][0]], ids=repr)
-def test_theirs_draw_from_our_generator_and_leave_the_global_ones(attack):
+@pytest.mark.parametrize("name", ["APGD in l2", "square", "noise"])
+def test_theirs_draw_from_our_generator_and_leave_the_global_ones(name):
+    attack = THEIRS[name][0]
     net, images, labels = case()
     states = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
     loss = classification(net, labels)
@@ -104,8 +121,9 @@ def test_theirs_draw_from_our_generator_and_leave_the_global_ones(attack):
     assert random.getstate() == states[2]
 
 
-@pytest.mark.parametrize("attack", [attack for attack, _, eps in THEIRS[:8] if eps > 0.3], ids=repr)
-def test_theirs_fool(attack):
+@pytest.mark.parametrize("name", ["Carlini-Wagner", "DeepFool"])
+def test_theirs_fool(name):
+    attack = THEIRS[name][0]
     net, images, labels = case()
     net.eval()
     left = (net(attack(classification(net, labels), images)).argmax(1) == labels).float().mean()
@@ -122,18 +140,18 @@ def test_the_smallest_change_of_a_linear_network():
     loss = margin(net, labels)
     weight = net[1].weight[0] - net[1].weight[1]
     distance = (-loss(images) / weight.norm()).detach()
-    for attack, slack in ((DeepFool(), 0.05), (CarliniWagner(searches=9, steps=200), 0.1)):
+    for attack, slack in ((THEIRS["DeepFool"][0], 0.05), (carlini_wagner(None, 9, 200), 0.1)):
         changed = attack(loss, images)
         assert (loss(changed) > -1e-5).all()
         found = (changed - images).flatten(1).norm(dim=1)
         torch.testing.assert_close(found, distance, rtol=slack, atol=1e-3)
 
 
-def test_square_keeps_the_batch_whole():
-    net, images, labels = case()
+def test_the_toolbox_keeps_the_batch_whole():
+    net, images, labels = case(150)  # more than it takes at a time
     sizes = set()
     net.register_forward_hook(lambda module, inputs, output: sizes.add(len(inputs[0])))
-    Square(0.3, queries=30)(classification(net, labels), images)
+    square(0.3, 10)(classification(net, labels), images)
     assert sizes == {len(images)}
 
 
@@ -145,26 +163,37 @@ def test_their_passes_are_counted():
     assert passes.forward >= 5
 
 
-@pytest.mark.parametrize("attack", [THEIRS[0][0], THEIRS[2][0], THEIRS[4][0], THEIRS[7][0], THEIRS[8][0]], ids=repr)
-def test_a_loss_without_logits(attack):
+@pytest.mark.parametrize("name", ["noise", "square"])
+def test_a_loss_without_logits(name):
+    attack = THEIRS[name][0]
     with pytest.raises(TypeError, match="needs a loss made by classification or margin, got function"):
         attack(lambda x: x.flatten(1).sum(1), torch.rand(2, 3, 10, 10))
 
 
+def test_bad_options():
+    with pytest.raises(ValueError, match="eps must be above 0"):
+        Foolbox(attacks.LinfPGD(), 0)
+
+
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("name", "options", "same"),
     [
-        (lambda: DeepFool(norm="l1"), 'norm must be "linf" or "l2"'),
-        (lambda: AutoPGD(norm="l1"), 'norm must be "linf" or "l2"'),
-        (lambda: Square(0), "eps must be above 0"),
-        (lambda: AutoPGD(-1), "eps must be above 0"),
-        (lambda: AutoPGD(objective="dlr"), "objective must be one of 'cross entropy', 'logit ratio', got 'dlr'"),
-        (lambda: Foolbox(attacks.LinfPGD(), 0), "eps must be above 0"),
+        ("CarliniWagner", {"searches": 4, "steps": 60}, carlini_wagner(None, 4, 60)),
+        ("DeepFool", {"eps": 0.05, "norm": "linf"}, THEIRS["DeepFool in a ball"][0]),
+        ("AutoPGD", {"eps": 0.3, "steps": 10, "restarts": 2, "norm": "l2"}, THEIRS["APGD in l2"][0]),
+        ("Square", {"eps": 0.05, "queries": 40}, THEIRS["square"][0]),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_options(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+def test_old_names_make_the_same_for_one_release(name, options, same):
+    with pytest.warns(DeprecationWarning, match=f"{name} goes with the next release; write (Foolbox|Toolbox)"):
+        old = getattr(library, name)(**options)
+    net, images, labels = case()
+    loss = classification(net.eval(), labels)
+    one, two = (attack(loss, images, generator=torch.Generator().manual_seed(1)) for attack in (old, same))
+    assert torch.equal(one, two)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        library.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize("missing", ["foolbox", "art.attacks.evasion"])

@@ -1,94 +1,43 @@
 """The comparison under attack, from end to end on made-up images and small networks."""
 
-import json
-import pickle
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from killed import kill_in_training
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 pytest.importorskip("matplotlib", reason="needs the extra shrinkstats[cli]")
 from safetensors.torch import load_file  # noqa: E402
+from studies import NETS, STUDIES, images, small, without_norm  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks import cifar10, cifar10_cells, cifar10_guards, record, runner  # noqa: E402
-from benchmarks.cifar10_cells import ATTACKS, Cell  # noqa: E402
-from benchmarks.cifar10_data import Data, Shuffled, augment  # noqa: E402
-from benchmarks.cifar10_nets import NORMS, Subject, subjects  # noqa: E402
+from benchmarks.cifar10 import cells as cifar10_cells  # noqa: E402
+from benchmarks.cifar10 import guards as cifar10_guards  # noqa: E402
+from benchmarks.cifar10 import study as cifar10  # noqa: E402
+from benchmarks.cifar10.cells import ATTACKS, Cell  # noqa: E402
+from benchmarks.cifar10.data import Data, Shuffled, augment  # noqa: E402
+from benchmarks.cifar10.nets import NORMS, Subject, subjects  # noqa: E402
+from benchmarks.lab.cells import Cells  # noqa: E402
+from benchmarks.lab.training import fit  # noqa: E402
 from shrinkstats.adapters import models  # noqa: E402
-from shrinkstats.adapters.training import fit  # noqa: E402
 
-BATCH, TEST, EPS = 5, 10, 0.03
-NETS = ("batch_norm", "robust_norm", "group_norm")
-
-
-def small(norm_layer=nn.BatchNorm2d):
-    return nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), norm_layer(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))
-
-
-def without_norm():
-    return small(lambda channels: nn.Identity())
-
-
-def quicker(make):
-    """The same attack in at most 3 steps."""
-
-    def attack(eps):
-        slow = make(eps)
-        return replace(slow, steps=3) if hasattr(slow, "steps") else slow
-
-    return attack
+TEST, EPS = 10, 0.03
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Files in the layout of CIFAR-10, whose images tell their class."""
-    folder, rng = tmp_path_factory.mktemp("cifar"), np.random.default_rng(0)
-    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
-        labels = rng.integers(10, size=60)
-        images = rng.integers(0, 100, (60, 3, 32, 32)) + 15 * labels[:, None, None, None]
-        content = {b"data": images.astype(np.uint8).reshape(60, -1), b"labels": labels.tolist()}
-        (folder / name).write_bytes(pickle.dumps(content))
+    folder = tmp_path_factory.mktemp("cifar")
+    images(folder)
     return folder
 
 
 @pytest.fixture
 def run(folder, tmp_path, monkeypatch):
     """The command with a preset of small networks; gives what it recorded."""
-    monkeypatch.setattr(models, "resnet20", small)
-    monkeypatch.setattr(models, "fixup_resnet20", without_norm)
-    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
-    for module in (cifar10, cifar10_cells, cifar10_guards):
-        monkeypatch.setattr(module, "BATCH", BATCH)
-    monkeypatch.setattr(Cell.__new__, "__defaults__", (BATCH, "same", ""))
-    monkeypatch.setattr(cifar10_cells, "ATTACKS", {name: quicker(make) for name, make in ATTACKS.items()})
-    tiny = replace(
-        cifar10.PRESETS["quick"], norms=NETS, train_images=256, validation_images=20, test_images=TEST, sizes=(1,)
-    )
-    monkeypatch.setitem(cifar10.PRESETS, "quick", tiny)
-
-    def call(output, *options):
-        cifar10.main(["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / output), *options])
-        path = tmp_path / "results" / "cifar10_quick.json"
-        return json.loads(path.read_text()) if path.exists() else None
-
-    return call
+    return STUDIES["cifar10"]().command(folder, tmp_path, monkeypatch)
 
 
-def known(rows):
-    """Rows in an order of their own."""
-    return sorted(json.dumps(row, sort_keys=True) for row in rows)
-
-
-def trained(result):
-    """The trainings without the seconds they took."""
-    return known({**t, "history": [{**e, "seconds": 0} for e in t["history"]]} for t in result["trainings"])
-
-
-def test_from_images_to_a_record(run, tmp_path, monkeypatch):
+def test_from_images_to_a_record(run, tmp_path):
     result = run("all")
     modes = Counter((row["norm"], row["mode"]) for row in result["rows"] if row["attack"] != "pgd_restarts")
     assert set(modes) == {(n, m) for n in NETS[:2] for m in ("running", "batch")} | {("group_norm", "running")}
@@ -110,83 +59,6 @@ def test_from_images_to_a_record(run, tmp_path, monkeypatch):
     assert {guard["name"] for guard in result["guards"]} == {
         "stronger is worse", "falls to chance", "black box no better", "other mates"
     }  # fmt: skip
-    assert not list((tmp_path / "all").glob("*.unfinished"))
-    monkeypatch.setattr(runner, "fit", None)  # nothing is left to train
-    monkeypatch.setattr(cifar10_cells.Bench, "right", None)  # or to measure
-    again = run("all")
-    assert (again["rows"], again["trainings"]) == (result["rows"], result["trainings"])
-
-
-def test_two_shares_make_the_same_record(run):
-    norms = ("--norms", "batch_norm", "group_norm")
-    whole = run("whole", *norms)
-    run("shared", "--share", "1/2", *norms)
-    run("shared", "--share", "0/2", *norms)
-    shared = run("shared", *norms)
-    assert known(shared["rows"]) == known(whole["rows"])
-    assert trained(shared) == trained(whole)
-
-
-def test_stopped_anywhere_it_goes_on(run, tmp_path, monkeypatch):
-    norms = ("--norms", "batch_norm", "group_norm")
-    whole, right, real = run("whole", *norms), cifar10_cells.Bench.right, runner.fit
-
-    def stop_in_measuring(bench, cell):
-        if cell.attack == "gaussian" and bench.subject.norm == "group_norm":
-            raise KeyboardInterrupt
-        return right(bench, cell)
-
-    def stop_in_training(*arguments, **options):
-        def progress(step):
-            raise KeyboardInterrupt
-
-        return real(*arguments, **{**options, "progress": progress, "checkpoint_seconds": 0})
-
-    monkeypatch.setattr(runner, "fit", stop_in_training)
-    with pytest.raises(KeyboardInterrupt):
-        run("stopped", *norms)
-    assert [path.name for path in (tmp_path / "stopped").glob("*.unfinished")]
-    monkeypatch.setattr(runner, "fit", real)
-    monkeypatch.setattr(cifar10_cells.Bench, "right", stop_in_measuring)
-    with pytest.raises(KeyboardInterrupt):
-        run("stopped", *norms)
-    monkeypatch.setattr(cifar10_cells.Bench, "right", right)
-    cells = tmp_path / "stopped" / "cells.jsonl"
-    cells.write_text(cells.read_text()[:-20])  # the last line was being written
-    stopped = run("stopped", *norms)
-    assert known(stopped["rows"]) == known(whole["rows"])
-    assert trained(stopped) == trained(whole)
-
-
-@pytest.mark.long
-def test_killed_in_training_it_goes_on_to_the_same_weights(folder, tmp_path, monkeypatch):
-    options = ["--norms", "stein_sampling", "--epochs", "2", "--share", "0/1000"]
-    options += ["--train-images", "256", "--validation-images", "20", "--test-images", "4"]
-    whole, killed = (
-        ["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / name), *options]
-        for name in ("whole", "killed")
-    )
-    monkeypatch.setattr(cifar10, "measure", lambda *arguments: None)
-    kill_in_training(cifar10, killed)
-    name = "resnet20-stein_sampling-natural-0"
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"cells.jsonl", f"{name}.unfinished"}
-    cifar10.main(whole)
-    cifar10.main(killed)
-    one, two = (load_file(tmp_path / kind / f"{name}.safetensors") for kind in ("whole", "killed"))
-    assert all(torch.equal(one[key], two[key]) for key in one.keys() | two.keys())
-
-
-def test_other_settings_need_another_folder(run):
-    run("all", "--norms", "batch_norm", "--share", "1/2")
-    with pytest.raises(SystemExit, match="holds cells of other settings"):
-        run("all", "--norms", "batch_norm", "--epochs", "2")
-
-
-@pytest.mark.parametrize("share", ["2/2", "-1/2"])
-def test_a_share_there_is_not(run, share, capsys):
-    with pytest.raises(SystemExit):
-        run("all", f"--share={share}")
-    assert "0/2 and 1/2 are the two halves" in capsys.readouterr().err
 
 
 def test_adversarial_training(run):
@@ -198,23 +70,13 @@ def test_adversarial_training(run):
     assert {row["training"] for row in result["rows"]} == {"adversarial"}
 
 
-def test_a_training_that_breaks_down_is_recorded(run, monkeypatch):
-    def diverge(*arguments, **options):
-        raise FloatingPointError("the loss of epoch 0 is nan")
-
-    monkeypatch.setattr(runner, "fit", diverge)
-    result = run("all", "--norms", "batch_norm")
-    assert [(t["history"], t["failed"]) for t in result["trainings"]] == [([], "the loss of epoch 0 is nan")]
-    assert result["rows"] == []
-
-
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_norm_is_trained_saved_and_attacked(norm, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "resnet20", small)
     monkeypatch.setattr(models, "fixup_resnet20", without_norm)
     data = Data.load(folder, train=256, validation=20, test=10, device=torch.device("cpu"))
     subject, preset = Subject("resnet20", norm, 0), cifar10.PRESETS["quick"]
-    cells = runner.Cells(tmp_path / "cells.jsonl", {})
+    cells = Cells(tmp_path / "cells.jsonl", {})
     if norm == "abnn":
         assert cifar10.train(subject, data, preset, tmp_path, cells) is None
         substitute = cifar10.train(replace(subject, norm="batch_norm"), data, preset, tmp_path, cells)
@@ -270,7 +132,7 @@ def test_the_columns_of_the_papers_alone(run, monkeypatch):
 
 
 def test_restarts_are_left_out_where_one_start_leaves_nothing(tmp_path):
-    cells = runner.Cells(tmp_path / "cells.jsonl", {})
+    cells = Cells(tmp_path / "cells.jsonl", {})
     subject, once = Subject("resnet20", "lasso", 0), Cell("batch", "pgd", 0.03)
     cells.add(cifar10.row(subject, once, 500, 1))
     assert not cifar10.needless(subject, once._replace(attack="pgd_restarts"), cells)

@@ -1,104 +1,43 @@
 """The comparison on street scenes, from end to end on made-up streets and a small network."""
 
-import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from killed import kill_in_training
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 pytest.importorskip("matplotlib", reason="needs the extra shrinkstats[cli]")
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
 from safetensors.torch import load_file  # noqa: E402
+from studies import SIZE, STUDIES, segmenter, streets  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks import cityscapes, record, runner  # noqa: E402
-from benchmarks.cityscapes import CONDITIONS, Cell, Data, Run, changed, evaluate  # noqa: E402
-from shrinkstats.adapters import models  # noqa: E402
+from benchmarks.cityscapes import study as cityscapes  # noqa: E402
+from benchmarks.cityscapes.study import CONDITIONS, Cell, Data, Run, changed, evaluate  # noqa: E402
+from benchmarks.lab.segmentation import Confusion  # noqa: E402
 from shrinkstats.adapters.datasets import Cityscapes  # noqa: E402
-from shrinkstats.adapters.segmentation import Confusion  # noqa: E402
-
-SIZE = (16, 24)
-NORMS = ("batch_norm", "robust_norm")
-ROAD, SKY, CAR, ODD = 7, 23, 26, 0  # labelIds
-SCENES = {
-    ("train", "bonn"): 16, ("val", "aachen"): 5, ("test", "bonn"): 3, ("test", "ulm"): 3, ("test", "secret"): 2
-}  # fmt: skip
-
-
-def small(num_classes=19):
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3, stride=4, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, num_classes, 1)
-    )
-
-
-def street(rng):
-    """A scene whose colours tell its classes: sky above, road below, a car, and a void corner."""
-    ids = np.full(SIZE, ROAD, np.uint8)
-    ids[: rng.integers(5, 9)] = SKY
-    left = rng.integers(16)
-    ids[9:13, left : left + 8] = CAR
-    ids[-2:, -3:] = ODD
-    colours = np.zeros((34, 3))
-    colours[[ROAD, SKY, CAR]] = (90, 90, 90), (90, 140, 220), (200, 40, 40)
-    return (colours[ids] + rng.integers(0, 30, (*SIZE, 3))).astype(np.uint8), ids
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("streets"), np.random.default_rng(0)
-    for (split, city), count in SCENES.items():
-        for k in range(count):
-            image, ids = street(rng)
-            if city == "secret":
-                ids[:] = ODD
-            for kind, picture in (("leftImg8bit", image), ("gtFine_labelIds", ids)):
-                path = folder / kind.split("_")[0] / split / city / f"{city}_000000_{k:06}_{kind}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(path)
+    folder = tmp_path_factory.mktemp("streets")
+    streets(folder)
     return folder
 
 
 @pytest.fixture
-def preset(monkeypatch):
-    monkeypatch.setattr(models, "hrnet_w18_small_v1", small)
-    return replace(
-        cityscapes.PRESETS["quick"],
-        norms=NORMS,
-        size=SIZE,
-        train_batch=4,
-        epochs=2,
-        validation_images=4,
-        test_images=5,
-        other_images=5,
-        pgd_steps=2,
-    )
+def run(folder, tmp_path, monkeypatch):
+    """The command with a preset of a small network; gives what it recorded."""
+    return STUDIES["cityscapes"]().command(folder, tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def run(folder, preset, tmp_path, monkeypatch):
-    """The command with a preset of a small network; gives what it recorded."""
-    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(cityscapes, "SHOWN", 1)
-    monkeypatch.setitem(cityscapes.PRESETS, "quick", preset)
-
-    def call(output, *options):
-        cityscapes.main(["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / output), *options])
-        path = tmp_path / "results" / "cityscapes_quick.json"
-        return json.loads(path.read_text()) if path.exists() else None
-
-    return call
+def preset(run):
+    return cityscapes.PRESETS["quick"]
 
 
-def known(result):
-    """What is recorded, without the seconds it took."""
-    trainings = [{**t, "history": [{**e, "seconds": 0} for e in t["history"]]} for t in result["trainings"]]
-    return sorted(json.dumps(row, sort_keys=True) for row in [*trainings, *result["rows"]])
-
-
-def test_from_scenes_to_a_record(run, tmp_path, monkeypatch, capsys):
+def test_from_scenes_to_a_record(run, tmp_path, capsys):
     result = run("all", "--seeds", "0", "1")
     said = capsys.readouterr().out
     assert "| batch norm, Stein blend, batches of 2 |" in said
@@ -119,74 +58,6 @@ def test_from_scenes_to_a_record(run, tmp_path, monkeypatch, capsys):
         Run("hrnet_w18_small_v1", training["norm"], 0).build().load_state_dict(weights)
         with Image.open(tmp_path / "all" / f"{run_name}.png") as picture:
             assert picture.format == "PNG"
-    assert not list((tmp_path / "all").glob("*.unfinished"))
-    for module, name in ((runner, "fit"), (cityscapes, "evaluate"), (cityscapes, "draw")):
-        monkeypatch.setattr(module, name, None)  # nothing is left to do
-    assert known(run("all", "--seeds", "0", "1")) == known(result)
-
-
-def test_stopped_anywhere_and_shared_it_is_the_same(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(cityscapes, "draw", lambda path, net, data: path.touch())
-    whole, real, measured = run("whole"), runner.fit, cityscapes.evaluate
-
-    def stop_in_training(*arguments, **options):
-        def progress(step):
-            raise KeyboardInterrupt
-
-        return real(*arguments, **{**options, "progress": progress, "checkpoint_seconds": 0})
-
-    def stop_in_measuring(net, data, cell):
-        if cell.condition == "night":
-            raise KeyboardInterrupt
-        return measured(net, data, cell)
-
-    monkeypatch.setattr(runner, "fit", stop_in_training)
-    with pytest.raises(KeyboardInterrupt):
-        run("stopped")
-    assert list((tmp_path / "stopped").glob("*.unfinished"))
-    monkeypatch.setattr(runner, "fit", real)
-    monkeypatch.setattr(cityscapes, "evaluate", stop_in_measuring)
-    with pytest.raises(KeyboardInterrupt):
-        run("stopped", "--share", "1/2")
-    monkeypatch.setattr(cityscapes, "evaluate", measured)
-    run("stopped", "--share", "1/2")
-    run("stopped", "--share", "0/2")
-    assert known(run("stopped")) == known(whole)
-
-
-@pytest.mark.long
-def test_killed_in_training_it_goes_on_to_the_same_weights(folder, tmp_path, monkeypatch):
-    options = ["--norms", "stein_sampling", "--epochs", "3", "--size", "32", "48", "--train-batch", "3"]
-    options += ["--validation-images", "4", "--share", "0/1000"]
-    whole, killed = (
-        ["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / name), *options]
-        for name in ("whole", "killed")
-    )
-    monkeypatch.setattr(cityscapes, "draw", lambda path, net, data: path.touch())
-    monkeypatch.setattr(cityscapes, "measure", lambda *arguments: None)
-    kill_in_training(cityscapes, killed)
-    name = "hrnet_w18_small_v1-stein_sampling-0"
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"cells.jsonl", f"{name}.unfinished"}
-    cityscapes.main(whole)
-    cityscapes.main(killed)
-    one, two = (load_file(tmp_path / kind / f"{name}.safetensors") for kind in ("whole", "killed"))
-    assert all(torch.equal(one[key], two[key]) for key in one.keys() | two.keys())
-
-
-def test_other_settings_need_another_folder(run):
-    run("all", "--share", "9/10")  # begins the file, trains nothing
-    with pytest.raises(SystemExit, match="holds cells of other settings"):
-        run("all", "--size", "8", "12")
-
-
-def test_a_training_that_breaks_down_is_recorded(run, monkeypatch):
-    def diverge(*arguments, **options):
-        raise FloatingPointError("the loss of epoch 0 is nan")
-
-    monkeypatch.setattr(runner, "fit", diverge)
-    result = run("all", "--norms", "batch_norm")
-    assert [(t["history"], t["failed"]) for t in result["trainings"]] == [([], "the loss of epoch 0 is nan")]
-    assert result["rows"] == []
 
 
 # --- parts of it ---------------------------------------------------------------------------------------------------
@@ -334,7 +205,7 @@ def test_void_pixels_and_half_precision_do_not_enter_the_loss():
     expected = nn.functional.cross_entropy(logits[:1, :, 2:], labels[:1, 2:])
     assert float(cityscapes.losses(logits, labels)[0]) == pytest.approx(float(expected))
     with torch.autocast("cpu", torch.bfloat16):
-        assert cityscapes.Segmenter(small())(torch.rand(1, 3, *SIZE)).dtype == torch.float32
+        assert cityscapes.Segmenter(segmenter())(torch.rand(1, 3, *SIZE)).dtype == torch.float32
 
 
 def test_counts_are_by_true_class():

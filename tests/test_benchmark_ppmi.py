@@ -1,76 +1,42 @@
 """The comparison in a 3D network, from end to end on made-up brains."""
 
 import csv
-import json
-from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
-from killed import kill_in_training
 
 torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 pytest.importorskip("matplotlib", reason="needs the extra shrinkstats[cli]")
 nibabel = pytest.importorskip("nibabel", reason="needs the extra shrinkstats[medical]")
 pytest.importorskip("sklearn", reason="needs the extra shrinkstats[sklearn]")
 from safetensors.torch import load_file  # noqa: E402
+from studies import STUDIES, brains  # noqa: E402
 
-from benchmarks import ppmi, ppmi_data, ppmi_scores, record, runner  # noqa: E402
-from benchmarks.ppmi import Cell, evaluate  # noqa: E402
-from benchmarks.ppmi_data import Part, Shuffled, augment  # noqa: E402
-from benchmarks.ppmi_nets import Run  # noqa: E402
-from benchmarks.ppmi_scores import extents_alone, scores, summary  # noqa: E402
-from shrinkstats.adapters.attacks import PGD  # noqa: E402
+from benchmarks.lab import runner  # noqa: E402
+from benchmarks.ppmi import data as ppmi_data  # noqa: E402
+from benchmarks.ppmi import scores as ppmi_scores  # noqa: E402
+from benchmarks.ppmi import study as ppmi  # noqa: E402
+from benchmarks.ppmi.data import Part, Shuffled, augment  # noqa: E402
+from benchmarks.ppmi.nets import Run  # noqa: E402
+from benchmarks.ppmi.scores import extents_alone, scores, summary  # noqa: E402
+from benchmarks.ppmi.study import Cell, evaluate  # noqa: E402
 from shrinkstats.adapters.datasets import PPMI, Scan, Volumes, harmonize  # noqa: E402
-
-SUBJECTS = 30
-NORMS = ("batch_norm", "robust_norm")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An archive of three groups; the brains of the group "large" are. One file is cut short."""
-    folder, rng = tmp_path_factory.mktemp("archive"), np.random.default_rng(0)
-    rows = []
-    for k in range(SUBJECTS):
-        group = ("large", "small", "tiny")[k % 3]
-        radius = {"large": 5, "small": 3, "tiny": 2}[group]
-        grid = np.mgrid[-6:6, -6:6, -6:6]
-        brain = 0.1 + (np.sqrt((grid**2).sum(0)) < radius) * 0.7 + 0.1 * rng.random((12, 12, 12))
-        path = folder / "images" / f"S{k}" / f"I{1000 + k}.nii.gz"
-        path.parent.mkdir(parents=True)
-        nibabel.save(nibabel.Nifti1Image(brain.astype(np.float32), np.eye(4)), path)
-        rows.append([f"I{1000 + k}", f"S{k}", group])
-    path.write_bytes(path.read_bytes()[:100])
-    with (folder / "table.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["Image Data ID", "Subject", "Group"], *rows])
+    folder = tmp_path_factory.mktemp("archive")
+    brains(folder)
     return folder
 
 
 @pytest.fixture
 def run(folder, tmp_path, monkeypatch):
     """The command with a small preset; gives what it recorded."""
-    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(ppmi_scores, "RESAMPLES", 50)
-    monkeypatch.setitem(ppmi.ATTACKS, "pgd", partial(PGD, steps=2))
-    tiny = replace(ppmi.PRESETS["quick"], norms=NORMS, batches=(4,), sizes=(2,), epochs=2)
-    monkeypatch.setitem(ppmi.PRESETS, "quick", tiny)
-
-    def call(output, *options):
-        ppmi.main(["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / output), *options])
-        path = tmp_path / "results" / "ppmi_quick.json"
-        return json.loads(path.read_text()) if path.exists() else None
-
-    return call
+    return STUDIES["ppmi"]().command(folder, tmp_path, monkeypatch)
 
 
-def known(result):
-    """What is recorded, without the seconds it took."""
-    trainings = [{**t, "history": [{**e, "seconds": 0} for e in t["history"]]} for t in result["trainings"]]
-    return sorted(json.dumps(row, sort_keys=True) for row in [*trainings, *result["rows"]])
-
-
-def test_from_an_archive_to_a_record(run, tmp_path, monkeypatch, capsys):
+def test_from_an_archive_to_a_record(run, tmp_path, capsys):
     result = run("all", "--seeds", "0", "1")
     assert result["data"] == {"volumes": 29, "subjects": 29, "positive": 10, "shape": [12, 12, 12], "problems": 1}
     said = capsys.readouterr().out
@@ -92,59 +58,10 @@ def test_from_an_archive_to_a_record(run, tmp_path, monkeypatch, capsys):
     for training in result["trainings"]:
         weights = tmp_path / "all" / f"small_cnn3d-{training['norm']}-4-{training['seed']}.safetensors"
         Run("small_cnn3d", training["norm"], 4, 0).build((12, 12, 12)).load_state_dict(load_file(weights))
-    assert not list((tmp_path / "all").glob("*.unfinished"))
-    monkeypatch.setattr(runner, "fit", None)  # nothing is left to train
-    monkeypatch.setattr(ppmi, "evaluate", None)  # or to measure
-    assert known(run("all", "--seeds", "0", "1")) == known(result)
 
 
-def test_stopped_anywhere_and_shared_it_is_the_same(run, tmp_path, monkeypatch):
-    whole, real, measured = run("whole"), runner.fit, ppmi.evaluate
-
-    def stop_in_training(*arguments, **options):
-        def progress(step):
-            raise KeyboardInterrupt
-
-        return real(*arguments, **{**options, "progress": progress, "checkpoint_seconds": 0})
-
-    def stop_in_measuring(net, part, cell):
-        if cell.attack == "fgsm":
-            raise KeyboardInterrupt
-        return measured(net, part, cell)
-
-    monkeypatch.setattr(runner, "fit", stop_in_training)
-    with pytest.raises(KeyboardInterrupt):
-        run("stopped")
-    assert list((tmp_path / "stopped").glob("*.unfinished"))
-    monkeypatch.setattr(runner, "fit", real)
-    monkeypatch.setattr(ppmi, "evaluate", stop_in_measuring)
-    with pytest.raises(KeyboardInterrupt):
-        run("stopped", "--share", "1/2")
-    monkeypatch.setattr(ppmi, "evaluate", measured)
-    run("stopped", "--share", "1/2")
-    run("stopped", "--share", "0/2")
-    assert known(run("stopped")) == known(whole)
-
-
-@pytest.mark.long
-def test_killed_in_training_it_goes_on_to_the_same_weights(folder, tmp_path, monkeypatch):
-    options = ["--norms", "stein_sampling", "--batches", "4", "--epochs", "3", "--share", "0/1000"]
-    whole, killed = (
-        ["--preset", "quick", "--data", str(folder), "--output", str(tmp_path / name), *options]
-        for name in ("whole", "killed")
-    )
-    monkeypatch.setattr(ppmi, "evaluate", lambda net, part, cell: [])
-    kill_in_training(ppmi, killed)
-    name = "small_cnn3d-stein_sampling-4-0"
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"cells.jsonl", f"{name}.unfinished"}
-    ppmi.main(whole)
-    ppmi.main(killed)
-    one, two = (load_file(tmp_path / kind / f"{name}.safetensors") for kind in ("whole", "killed"))
-    assert all(torch.equal(one[key], two[key]) for key in one.keys() | two.keys())
-
-
-@pytest.mark.parametrize("options", [("--epochs", "3"), ("--positive", "large", "tiny"), ("--negative", "tiny")])
-def test_other_settings_need_another_folder(run, options):
+@pytest.mark.parametrize("options", [("--positive", "large", "tiny"), ("--negative", "tiny")])
+def test_other_groups_need_another_folder(run, options):
     run("all", "--share", "9/10")  # begins the file, trains nothing
     with pytest.raises(SystemExit, match="holds cells of other settings"):
         run("all", *options)
@@ -162,12 +79,6 @@ def test_other_scans_need_another_folder(run, folder):
         table.write_text(before)
 
 
-def test_a_share_there_is_not(run, capsys):
-    with pytest.raises(SystemExit):
-        run("all", "--share", "2/2")
-    assert "0/2 and 1/2 are the two halves" in capsys.readouterr().err
-
-
 def test_one_table_is_needed(folder, tmp_path, run):
     (folder / "other.csv").touch()
     try:
@@ -175,16 +86,6 @@ def test_one_table_is_needed(folder, tmp_path, run):
             run("all")
     finally:
         (folder / "other.csv").unlink()
-
-
-def test_a_training_that_breaks_down_is_recorded(run, monkeypatch):
-    def diverge(*arguments, **options):
-        raise FloatingPointError("the loss of epoch 0 is nan")
-
-    monkeypatch.setattr(runner, "fit", diverge)
-    result = run("all", "--norms", "batch_norm")
-    assert [(t["history"], t["failed"]) for t in result["trainings"]] == [([], "the loss of epoch 0 is nan")]
-    assert result["rows"] == []
 
 
 # --- parts of it ---------------------------------------------------------------------------------------------------

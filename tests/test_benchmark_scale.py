@@ -10,7 +10,8 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("dask.array", reason="dask.array is not installed")
 pytest.importorskip("matplotlib", reason="needs the extra shrinkstats[cli]")
 
-from benchmarks import charts, record, scale, scale_tables
+from benchmarks.lab import plots, record
+from benchmarks.speed import scale, scale_tables
 
 SIZES = [1000, 20_000]  # the second in a file
 
@@ -45,7 +46,7 @@ def test_every_rival_at_every_size(run, tmp_path, monkeypatch):
     text = scale_tables.scale()
     assert text.count("\n| ") == 2 + len(SIZES) - 1
     assert "2e4, a file" in text
-    monkeypatch.setattr(charts, "STATIC", tmp_path)
+    monkeypatch.setattr(plots, "STATIC", tmp_path)
     assert scale_tables.picture().read_text().count("moments of Dask") >= 1
 
 

@@ -8,10 +8,13 @@ from scipy import stats
 
 pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-cifar_tables = pytest.importorskip("benchmarks.cifar_tables", reason="the benchmarks are not on the path")
+cifar_tables = pytest.importorskip("benchmarks.cifar10.tables", reason="the benchmarks are not on the path")
 
-from benchmarks import cifar_pictures, record  # noqa: E402
-from benchmarks.cifar_results import Setting, Share, norm_name, of_seeds, published, settings  # noqa: E402
+from benchmarks.cifar10 import pictures as cifar_pictures  # noqa: E402
+from benchmarks.cifar10.results import Setting, published, settings  # noqa: E402
+from benchmarks.lab import record  # noqa: E402
+from benchmarks.lab.norms import norm_name  # noqa: E402
+from benchmarks.lab.tables import OverSeeds, of_seeds  # noqa: E402
 
 # clean, Gaussian noise, FGSM, BIM, PGD
 SUMS = {
@@ -96,7 +99,7 @@ def test_the_interval_is_students():
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
     assert str(of_seeds([50.0])) == "50.0"
-    assert of_seeds([50.0]) == Share(50.0, None, (50.0,))
+    assert of_seeds([50.0]) == OverSeeds(50.0, None, (50.0,))
 
 
 def test_settings_are_grouped_and_in_order():

@@ -5,9 +5,9 @@ import json
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
-cityscapes_tables = pytest.importorskip("benchmarks.cityscapes_tables", reason="the benchmarks are not on the path")
+cityscapes_tables = pytest.importorskip("benchmarks.cityscapes.tables", reason="the benchmarks are not on the path")
 
-from benchmarks import record  # noqa: E402
+from benchmarks.lab import record  # noqa: E402
 
 MACHINE = {"processor": "P", "cores": 1, "python": "3", "numpy": "2", "torch": "2"}
 
@@ -92,7 +92,7 @@ def test_without_other_drives_none_are_spoken_of(result, tmp_path):
 
 
 def test_the_picture_shows_every_way(result, tmp_path):
-    cityscapes_pictures = pytest.importorskip("benchmarks.cityscapes_pictures", reason="matplotlib is not installed")
+    cityscapes_pictures = pytest.importorskip("benchmarks.cityscapes.pictures", reason="matplotlib is not installed")
     figure = cityscapes_pictures.conditions(record.load("made_up"))
     first, second = figure.axes
     assert [axis.get_title(loc="left") for axis in (first, second)] == ["batch norm", "RobustNorm"]
@@ -100,4 +100,5 @@ def test_the_picture_shows_every_way(result, tmp_path):
     drawn = [line.get_ydata().tolist() for line in first.get_lines()]
     assert drawn == [pytest.approx([41, 10]), pytest.approx([30]), pytest.approx([41]), pytest.approx([35])]
     assert all(axis.get_ylim() == (0, pytest.approx(108 * 0.42)) for axis in figure.axes)  # nothing lies outside
-    assert cityscapes_pictures.draw("made_up", tmp_path).read_text().startswith("<?xml")
+    (picture,) = cityscapes_pictures.draw("made_up", tmp_path)
+    assert picture.read_text().startswith("<?xml")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-gpu = pytest.importorskip("benchmarks.gpu", reason="the tests of benchmarks/ need the whole repository")
+gpu = pytest.importorskip("benchmarks.speed.gpu", reason="the tests of benchmarks/ need the whole repository")
 
-from benchmarks import record  # noqa: E402
+from benchmarks.lab import record  # noqa: E402
 from shrinkstats import kernels  # noqa: E402
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")

@@ -129,7 +129,7 @@ def test_reports(tmp_path):
 
 def test_checkpoints(tmp_path):
     torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
-    from shrinkstats.adapters.training.checkpoint import read, write
+    from benchmarks.lab.training.checkpoint import read, write
 
     def load(path):
         state = read(path, {"seed": 1})
@@ -162,15 +162,15 @@ def test_cells(tmp_path):
 
 
 def test_benchmark_cells(tmp_path):
-    runner = pytest.importorskip("benchmarks.runner", reason="the benchmarks are not on the path")
+    Cells = pytest.importorskip("benchmarks.lab.cells", reason="the benchmarks are not on the path").Cells
     path = tmp_path / "cells.jsonl"
-    cells = runner.Cells(path, {"epochs": 1})
+    cells = Cells(path, {"epochs": 1})
     for i in range(4):
         cells.add({"norm": "batch", "seed": i, "accuracy": 0.1 * i})
     for version in damaged(path.read_bytes(), np.random.default_rng(0)):
         path.write_bytes(version)
         try:
-            found = runner.Cells(path, {"epochs": 1})
+            found = Cells(path, {"epochs": 1})
         except SystemExit as error:
             named(path, error)
         else:

@@ -21,11 +21,9 @@ MODULES = [
     "shrinkstats.estimators",
     "shrinkstats.adapters.torch",
     "shrinkstats.adapters.attacks",
-    "shrinkstats.adapters.training",
     "shrinkstats.adapters.robustness",
     "shrinkstats.adapters.datasets",
     "shrinkstats.adapters.models",
-    "shrinkstats.adapters.segmentation",
     "shrinkstats.theory",
 ]
 TORCH = importlib.util.find_spec("torch") is not None
@@ -133,7 +131,7 @@ def test_without_torch_a_page_is_skipped_by_name():
 
 def public_names(module):
     """Name -> object, of one public module."""
-    if module.rpartition(".")[2] in ("torch", "attacks", "training", "models"):
+    if module.rpartition(".")[2] in ("torch", "attacks", "models"):
         pytest.importorskip("torch", reason="torch is not installed")
     loaded = importlib.import_module(module)
     return {f"{module}.{name}": getattr(loaded, name) for name in loaded.__all__}

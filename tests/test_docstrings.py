@@ -13,10 +13,11 @@ pytestmark = pytest.mark.core
 
 def modules():
     # The adapters and the theory are found where the package was installed to, which need not lie below shrinkstats.
+    # Of the benchmarks the laboratory has examples.
     names = {m.name for m in pkgutil.walk_packages(shrinkstats.__path__, "shrinkstats.", onerror=lambda name: None)}
-    for part in ("adapters", "theory"):
+    for part in ("shrinkstats.adapters", "shrinkstats.theory", "benchmarks.lab"):
         try:
-            package = importlib.import_module(f"shrinkstats.{part}")
+            package = importlib.import_module(part)
         except ImportError:
             continue
         names.add(package.__name__)
@@ -32,6 +33,8 @@ def test_examples(name):
         module = importlib.import_module(name)
     except ImportError as error:
         pytest.skip(f"needs an extra: {error}")
+    except DeprecationWarning as warning:
+        pytest.skip(f"moved: {warning}")
     outcome = doctest.testmod(module)
     assert outcome.failed == 0
 

@@ -10,8 +10,8 @@ nibabel = pytest.importorskip("nibabel", reason="needs the extra shrinkstats[med
 pytest.importorskip("sklearn", reason="needs the extra shrinkstats[sklearn]")
 transforms = pytest.importorskip("monai.transforms", reason="needs the extra shrinkstats[medical]")
 
-from benchmarks import ppmi  # noqa: E402
-from benchmarks.ppmi_nets import NETS, Run  # noqa: E402
+from benchmarks.ppmi import study as ppmi  # noqa: E402
+from benchmarks.ppmi.nets import NETS, Run  # noqa: E402
 from shrinkstats.adapters.datasets import PPMI  # noqa: E402
 from shrinkstats.adapters.datasets.nifti import common_grid, read_nifti, resample  # noqa: E402
 from shrinkstats.adapters.torch import ShrinkBatchNorm3d  # noqa: E402

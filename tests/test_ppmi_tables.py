@@ -5,9 +5,9 @@ import json
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
-ppmi_tables = pytest.importorskip("benchmarks.ppmi_tables", reason="the benchmarks are not on the path")
+ppmi_tables = pytest.importorskip("benchmarks.ppmi.tables", reason="the benchmarks are not on the path")
 
-from benchmarks import record  # noqa: E402
+from benchmarks.lab import record  # noqa: E402
 
 MACHINE = {"processor": "P", "cores": 1, "python": "3", "numpy": "2", "torch": "2"}
 SCORES = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
@@ -86,7 +86,7 @@ def test_scores_stand_with_their_intervals(result):
 
 
 def test_the_picture_shows_values_and_intervals(result, tmp_path):
-    ppmi_pictures = pytest.importorskip("benchmarks.ppmi_pictures", reason="matplotlib is not installed")
+    ppmi_pictures = pytest.importorskip("benchmarks.ppmi.pictures", reason="matplotlib is not installed")
     figure = ppmi_pictures.under_attack(record.load("made_up"))
     two, sixteen = figure.axes
     assert [axis.get_title(loc="left")[-2:] for axis in (two, sixteen)] == [" 2", "16"]
@@ -97,4 +97,5 @@ def test_the_picture_shows_values_and_intervals(result, tmp_path):
     assert [round(x) for x in points.get_xdata()] == [0, 2, 3, 1]
     assert points.get_ydata() == pytest.approx([71, 66, 56, 61])
     assert lines.get_segments()[0][:, 1] == pytest.approx([66, 76])
-    assert ppmi_pictures.draw("made_up", tmp_path).read_text().startswith("<?xml")
+    (picture,) = ppmi_pictures.draw("made_up", tmp_path)
+    assert picture.read_text().startswith("<?xml")

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from shrinkstats.adapters.segmentation import Confusion, Example, draw_overlays, scores_counting_void
-from shrinkstats.adapters.segmentation.overlay import overlay
+from benchmarks.lab.segmentation import Confusion, Example, draw_overlays, scores_counting_void
+from benchmarks.lab.segmentation.overlay import overlay
 
 CLASSES, VOID = 5, 255
 labels = st.sampled_from([*range(CLASSES), VOID])

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]"
 from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 
+from benchmarks.lab.training import fit, save_weights  # noqa: E402
 from shrinkstats.adapters.attacks import PGD  # noqa: E402
 from shrinkstats.adapters.torch import convert  # noqa: E402
-from shrinkstats.adapters.training import fit, save_weights  # noqa: E402
 from shrinkstats.estimators import Stein  # noqa: E402
 
 X = torch.rand(64, 3, 6, 6, generator=torch.Generator().manual_seed(0))

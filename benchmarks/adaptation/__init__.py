@@ -1,0 +1,1 @@
+"""Networks adapted to shifted images: ``python -m benchmarks.adaptation``, and the smaller studies around it."""

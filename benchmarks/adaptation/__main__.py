@@ -1,0 +1,6 @@
+import warnings
+
+from benchmarks.adaptation.study import main
+
+warnings.simplefilter("error")
+main()

@@ -1,0 +1,1 @@
+"""Normalizations under attack on CIFAR-10: ``python -m benchmarks.cifar10``."""

@@ -1,0 +1,3 @@
+from benchmarks.cifar10.study import main
+
+main()

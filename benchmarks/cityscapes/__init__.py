@@ -1,0 +1,1 @@
+"""Normalizations in a segmenter of street scenes: ``python -m benchmarks.cityscapes``."""

@@ -1,0 +1,3 @@
+from benchmarks.cityscapes.study import main
+
+main()

@@ -1,0 +1,1 @@
+"""What theory says, simulated: risks, dominance, attacks, bounds on distances, Lipschitz constants."""

@@ -1,0 +1,1 @@
+"""Normalizations in a 3D network on brain volumes: ``python -m benchmarks.ppmi``."""

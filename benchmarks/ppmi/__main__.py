@@ -1,0 +1,3 @@
+from benchmarks.ppmi.study import main
+
+main()
