@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shrinkstats._files import UsageError, check_sums
+from shrinkstats._files import check_sums
 from shrinkstats.adapters import models
+from shrinkstats.adapters.commands.errors import UsageError
 from shrinkstats.adapters.torch import convert, reset
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS
 from shrinkstats.adapters.torch.saved import KEY
@@ -68,7 +69,7 @@ def load_network(path: Path, model: str) -> nn.Module:
 
 def outputs(network: nn.Module) -> int:
     """How many classes a network tells apart."""
-    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1].out_features
+    return int([module for module in network.modules() if isinstance(module, nn.Linear)][-1].out_features)
 
 
 def _check(path: Path, model: str, state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shrinkstats.adapters.demo.digits import Split
+from shrinkstats.adapters.commands.digits.data import Split
 
 BATCH = 64
 
@@ -65,7 +65,8 @@ def train(data: Split, *, epochs: int, after_epoch: Callable[[], None]) -> Netwo
             optimizer.step()
             schedule.step()
         after_epoch()
-    return network.eval()
+    network.eval()
+    return network
 
 
 def shake(x: Tensor) -> Tensor:

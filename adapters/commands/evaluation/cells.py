@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkstats._files import UsageError, signed, verified, whole
+from shrinkstats._files import signed, verified, whole
+from shrinkstats.adapters.commands.errors import UsageError
 
 LAST = 5  # from here on, a rank is not among the first five, and not told apart
 
@@ -85,7 +86,8 @@ class Cells(dict[Cell, str]):
 
     def _take(self, row: dict[str, Any], images: int) -> bool:
         """Keep a line of the file, if it is one that `add` wrote whole."""
-        values, ranks = [row.get(name) for name in Cell._fields], row.get("ranks")
+        values: list[Any] = [row.get(name) for name in Cell._fields]
+        ranks = row.get("ranks")
         kinds = [str, int, int, str]
         if (
             row.keys() == {*Cell._fields, "ranks"}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkstats._files import UsageError
+from shrinkstats.adapters.commands.errors import UsageError
 from shrinkstats.adapters.datasets import (
     ImageNetC,
     MixedSet,
@@ -108,7 +108,8 @@ class CorruptedCifar:
         return images[places], labels[places]
 
     def _set(self, condition: Condition) -> Labelled:
-        return ARCHIVES[self.classes].read_corrupted(self.folder, *condition)
+        found: Labelled = ARCHIVES[self.classes].read_corrupted(self.folder, *condition)
+        return found
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ def training_images(folder: Path, classes: int) -> NDArray[np.uint8]:
     ValueError
         If files are damaged. The message names the file.
     """
-    return ARCHIVES[classes].read(folder, "train")[0]
+    images: NDArray[np.uint8] = ARCHIVES[classes].read(folder, "train")[0]
+    return images
 
 
 def read(data: Data, condition: Condition, places: NDArray[np.int64], seed: int) -> Labelled:
