@@ -80,6 +80,35 @@ def _sum(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
+def read_lines(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], bool]:
+    """The numbered rows of a file of JSON lines, none if there is no file, and whether the last one was cut off.
+
+    A row that is damaged, or no dictionary, is empty.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else [""]
+    return [(number, _row(line)) for number, line in enumerate(lines, 1) if line], bool(lines[-1])
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Keep a row, with its checksum, from now on; written at once, so that rows of two processes do not mix."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(file, f"{json.dumps(signed(row))}\n".encode())
+    finally:
+        os.close(file)
+
+
+def _row(line: str) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+        if isinstance(content, dict):
+            verified(content)
+            return content
+    except (ValueError, RecursionError):
+        pass
+    return {}
+
+
 @contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name to write under, renamed to `path` once everything is written and on disk.
