@@ -10,28 +10,17 @@ import typer
 from rich.console import Console
 from rich.progress import TextColumn, TimeRemainingColumn
 
+from shrinkstats.adapters.commands import options
 from shrinkstats.adapters.commands.errors import INTERRUPTED, installed
-from shrinkstats.adapters.commands.options import (
-    MEAN,
-    STD,
-    Checkpoint,
-    Data,
-    Frost,
-    Mean,
-    Model,
-    Seed,
-    Std,
-    TrainingData,
-)
 from shrinkstats.adapters.commands.screen import plain_table, progress, screen
 
 FEW = 10  # batches
 
 
 def evaluate(
-    checkpoint: Checkpoint,
-    data: Data,
-    model: Model,
+    checkpoint: options.Checkpoint,
+    data: options.Data,
+    model: options.Model,
     shifts: Annotated[
         str | None,
         typer.Option(
@@ -45,11 +34,11 @@ def evaluate(
         str, typer.Option(help="Where statistics come from: trained, batch, prior:N, stein.")
     ] = "trained,batch,prior:16,stein",
     images: Annotated[int, typer.Option(min=1, help="Images of each shift.")] = 1024,
-    seed: Seed = 0,
-    mean: Mean = MEAN,
-    std: Std = STD,
-    training_data: TrainingData = None,
-    frost: Frost = None,
+    seed: options.Seed = 0,
+    mean: options.Mean = options.MEAN,
+    std: options.Std = options.STD,
+    training_data: options.TrainingData = None,
+    frost: options.Frost = None,
     output: Annotated[Path, typer.Option(help="Folder of cells.jsonl, results.json, accuracy.png.")] = Path(
         "evaluation"
     ),

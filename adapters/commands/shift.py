@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shrinkstats.adapters.commands import options
 from shrinkstats.adapters.commands.errors import UsageError, installed
-from shrinkstats.adapters.commands.options import (
-    MEAN,
-    STD,
-    Checkpoint,
-    Data,
-    Frost,
-    Mean,
-    Model,
-    Seed,
-    Std,
-    TrainingData,
-)
 from shrinkstats.adapters.commands.output import PICTURES, check_output, write_whole
 from shrinkstats.adapters.commands.screen import grid, screen
 
@@ -28,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def shift(
-    checkpoint: Checkpoint,
-    data: Data,
-    model: Model,
+    checkpoint: options.Checkpoint,
+    data: options.Data,
+    model: options.Model,
     condition: Annotated[
         str | None,
         typer.Option(
@@ -41,11 +30,11 @@ def shift(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images that would share statistics.")] = 64,
     images: Annotated[int, typer.Option(min=1, help="Images to look at.")] = 1024,
-    seed: Seed = 0,
-    mean: Mean = MEAN,
-    std: Std = STD,
-    training_data: TrainingData = None,
-    frost: Frost = None,
+    seed: options.Seed = 0,
+    mean: options.Mean = options.MEAN,
+    std: options.Std = options.STD,
+    training_data: options.TrainingData = None,
+    frost: options.Frost = None,
     output: Annotated[Path | None, typer.Option(help="Also write the rows to this .csv or .json file.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw them over depth to this .png, .svg or .pdf.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite these files.")] = False,

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,13 +20,12 @@ from shrinkstats.adapters.commands.digits.evaluation import BATCH_SIZES, RULES, 
 from shrinkstats.adapters.commands.digits.network import BATCH, train
 from shrinkstats.adapters.commands.digits.picture import draw
 from shrinkstats.adapters.commands.digits.summary import summary
+from shrinkstats.adapters.commands.screen import Stages
 from shrinkstats.adapters.torch import calibrate
 
 EPOCHS = 15
 SHUFFLES = 2
 RESULTS, PICTURE = "results.json", "accuracy.png"
-
-Stages = Callable[[str, int], Callable[[], None]]
 
 
 def run(output: Path, stages: Stages, *, seed: int, epochs: int, shuffles: int) -> dict[str, Any]:
