@@ -65,8 +65,7 @@ def train(data: Split, *, epochs: int, after_epoch: Callable[[], None]) -> Netwo
             optimizer.step()
             schedule.step()
         after_epoch()
-    network.eval()
-    return network
+    return network.eval()
 
 
 def shake(x: Tensor) -> Tensor:

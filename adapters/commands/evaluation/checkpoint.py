@@ -69,7 +69,7 @@ def load_network(path: Path, model: str) -> nn.Module:
 
 def outputs(network: nn.Module) -> int:
     """How many classes a network tells apart."""
-    return int([module for module in network.modules() if isinstance(module, nn.Linear)][-1].out_features)
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1].out_features
 
 
 def _check(path: Path, model: str, state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -108,8 +108,7 @@ class CorruptedCifar:
         return images[places], labels[places]
 
     def _set(self, condition: Condition) -> Labelled:
-        found: Labelled = ARCHIVES[self.classes].read_corrupted(self.folder, *condition)
-        return found
+        return ARCHIVES[self.classes].read_corrupted(self.folder, *condition)
 
 
 @dataclass(frozen=True)
@@ -204,8 +203,7 @@ def training_images(folder: Path, classes: int) -> NDArray[np.uint8]:
     ValueError
         If files are damaged. The message names the file.
     """
-    images: NDArray[np.uint8] = ARCHIVES[classes].read(folder, "train")[0]
-    return images
+    return ARCHIVES[classes].read(folder, "train")[0]
 
 
 def read(data: Data, condition: Condition, places: NDArray[np.int64], seed: int) -> Labelled:

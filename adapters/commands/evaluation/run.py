@@ -110,8 +110,7 @@ def compare(subject: Subject, condition: Condition, batch: int) -> ShiftReport:
     convertible_layers(subject.network)
     subject.calibrate()
     images, _ = subject.read(condition)
-    report: ShiftReport = shift_report(subject.network, subject.portions(images, batch))
-    return report
+    return shift_report(subject.network, subject.portions(images, batch))
 
 
 def write(
