@@ -30,9 +30,12 @@ docs: .venv/installed-docs
 lint: .venv/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -rf build/types && mkdir -p build/types
+	cp -R shrinkstats build/types && cp -R adapters theory build/types/shrinkstats  # as they are installed
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p shrinkstats
 
 clean:
-	rm -rf .venv docs/_build docs/api/generated demo-results
+	rm -rf .venv build docs/_build docs/api/generated demo-results
 
 # The stamps are written last: an interrupted installation starts over.
 .venv/created:
@@ -50,5 +53,5 @@ clean:
 	touch $@
 
 .venv/installed-lint: .venv/created pyproject.toml constraints.txt
-	$(INSTALL) ruff
+	$(INSTALL) ruff mypy numpy
 	touch $@

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = f"{Path(__file__).parents[1]}{os.sep}"
-FILES = {str(path) for folder in ("shrinkstats", "adapters/torch") for path in Path(ROOT, folder).rglob("*.py")}
+FOLDERS = ("shrinkstats", "adapters/torch", "adapters/commands")
+FILES = {str(path) for folder in FOLDERS for path in Path(ROOT, folder).rglob("*.py")}
 
 seen = set()
 compiling = [0, 0.0, 0.0]  # depth, CPU seconds at its begin, CPU seconds

@@ -2,7 +2,7 @@
 
     python tests/mutants.py --number 300 --folder /tmp/mutants
 
-draws mutants of `shrinkstats/` and `adapters/torch/` at random, by a seed, and runs for each the tests that reach it,
+draws mutants of the core, the layers and the commands at random, by a seed, and runs for each the tests that reach it,
 until the first fails. All work is done in a copy of the tree, below the folder. Interrupted, the same command goes on;
 with a larger number it draws more of the same sequence. The last lines are a table, and every survivor as a diff.
 
@@ -42,7 +42,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TARGETS = ("shrinkstats/**/*.py", "adapters/torch/*.py")
+TARGETS = ("shrinkstats/**/*.py", "adapters/torch/*.py", "adapters/commands/*.py")
 WITHOUT = {"shrinkstats/kernels/cupy.py"}  # runs on a GPU only
 LEFT_OUT = ".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "build", "dist", "_build", "*.egg-info"
 

@@ -15,7 +15,7 @@ import shrinkstats
 pytest.importorskip("typer", reason="the command line needs the extra cli")
 from typer.testing import CliRunner
 
-from shrinkstats.cli import application
+from shrinkstats.adapters.commands.application import application
 
 
 @pytest.fixture
@@ -339,7 +339,7 @@ def test_without_its_libraries_it_says_what_to_install():
 @pytest.mark.parametrize("missing", ["torch", "sklearn", "matplotlib"])
 def test_the_demo_says_what_to_install(call, monkeypatch, missing):
     pytest.importorskip("torch", reason="without it, torch is what is missing")
-    for module in [name for name in sys.modules if name.startswith("shrinkstats.adapters.demo")]:
+    for module in [name for name in sys.modules if name.startswith("shrinkstats.adapters.commands.digits")]:
         monkeypatch.delitem(sys.modules, module)
     for module in [name for name in sys.modules if name.split(".")[0] == missing]:
         monkeypatch.setitem(sys.modules, module, None)

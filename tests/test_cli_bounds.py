@@ -15,7 +15,7 @@ from shrinkstats import Statistics
 pytest.importorskip("typer", reason="the command line needs the extra cli")
 from typer.testing import CliRunner
 
-from shrinkstats.cli import application
+from shrinkstats.adapters.commands.application import application
 
 NUMBERS = ["--source", "0,1", "--target", "0.5,0.25", "-n", "8"]
 TABLES = ["--source", "train.json", "--target", "test.json", "-n", "16"]

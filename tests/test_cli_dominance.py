@@ -16,9 +16,11 @@ pytest.importorskip("typer", reason="the command line needs the extra cli")
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from shrinkstats.cli import INTERRUPTED, application
+from shrinkstats.adapters.commands import question
+from shrinkstats.adapters.commands.application import application
+from shrinkstats.adapters.commands.errors import INTERRUPTED
 from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, Ridge, Stein, SteinBlend
-from shrinkstats.theory import command, verify_dominance
+from shrinkstats.theory import verify_dominance
 from shrinkstats.theory.noise import (
     ClippedCauchy,
     Gaussian,
@@ -118,14 +120,14 @@ def test_every_verdict_and_all_of_them_succeed(call, arguments, word):
     ],
 )
 def test_rules_by_name(name, constant, statistic, expected):
-    assert command.rule("ESTIMATOR", name, constant, statistic) == expected
+    assert question.rule("ESTIMATOR", name, constant, statistic) == expected
 
 
 def test_every_name_is_in_the_help_and_can_be_asked_for(call):
     declared = get_command(application()).commands["dominance"]
     told = {option.name: re.findall(r"[a-z-]+", option.help) for option in declared.params if option.help}
-    assert set(told["noise"]) >= set(command.NOISES)
-    for name, rule in command.RULES.items():
+    assert set(told["noise"]) >= set(question.NOISES)
+    for name, rule in question.RULES.items():
         assert name in told["estimator"]
         constant = [] if rule.default else ["--constant", "4"]
         works(call(name, *constant, "--statistic", rule.statistics[-1], *SMALL, "--radii", "1"))
@@ -147,13 +149,13 @@ def test_the_help_says_what_the_exit_status_means(call):
     ],
 )
 def test_noise_by_name(name, expected):
-    assert command.noise(name) == expected(1.0)
-    assert command.attack(name, 0.5, True, None) == expected(0.5, common=True)
-    assert set(command.NOISES.values()) >= {expected}
+    assert question.noise(name) == expected(1.0)
+    assert question.attack(name, 0.5, True, None) == expected(0.5, common=True)
+    assert set(question.NOISES.values()) >= {expected}
 
 
 def test_the_worst_case(call):
-    assert command.attack(None, None, False, 0.25) == WorstCase(0.25)
+    assert question.attack(None, None, False, 0.25) == WorstCase(0.25)
     assert "attack WorstCase(budget=0.25)" in works(call("stein", *SMALL, "--worst-case", "0.25"))
 
 
@@ -169,7 +171,7 @@ def test_the_worst_case(call):
     ],
 )
 def test_radii(text, expected):
-    np.testing.assert_allclose(command.radii(text), expected, rtol=1e-12)
+    np.testing.assert_allclose(question.radii(text), expected, rtol=1e-12)
 
 
 def test_weights_of_the_loss(call):
@@ -205,7 +207,7 @@ def test_processes_give_the_same_numbers(call, monkeypatch):
         used.append(type(executor).__name__)
         return verify_dominance(*arguments, executor=executor, **options)
 
-    monkeypatch.setattr(command, "verify_dominance", watched)
+    monkeypatch.setattr(question, "verify_dominance", watched)
     works(call("stein", *SMALL, "--workers", "1", "--output", "processes.json"))
     works(call("stein", *SMALL, "--output", "threads.json"))
     assert DominanceReport.load("processes.json") == DominanceReport.load("threads.json")

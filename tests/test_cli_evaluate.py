@@ -19,19 +19,19 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from shrinkstats._files import UsageError
+from shrinkstats.adapters.commands.application import application
+from shrinkstats.adapters.commands.errors import UsageError
+from shrinkstats.adapters.commands.evaluate import show
+from shrinkstats.adapters.commands.evaluation import data as folders
+from shrinkstats.adapters.commands.evaluation import request
+from shrinkstats.adapters.commands.evaluation import run as running
+from shrinkstats.adapters.commands.evaluation.cells import Cell, Cells
+from shrinkstats.adapters.commands.evaluation.data import Condition
+from shrinkstats.adapters.commands.evaluation.scores import score
 from shrinkstats.adapters.datasets import read_cifar10, read_cifar10c
-from shrinkstats.adapters.evaluation import data as folders
-from shrinkstats.adapters.evaluation import request
-from shrinkstats.adapters.evaluation import run as running
-from shrinkstats.adapters.evaluation.cells import Cell, Cells
-from shrinkstats.adapters.evaluation.data import Condition
-from shrinkstats.adapters.evaluation.report import show
-from shrinkstats.adapters.evaluation.scores import score
 from shrinkstats.adapters.models import fixup_resnet20, resnet20
 from shrinkstats.adapters.robustness import ALEXNET, CORRUPTIONS, corrupt
 from shrinkstats.adapters.torch import adapt, calibrate, reset, shift_report
-from shrinkstats.cli import application
 from shrinkstats.estimators import BatchStatistics, PriorBlend, SteinBlend
 
 IMAGES = 12

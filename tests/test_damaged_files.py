@@ -8,7 +8,7 @@ import pytest
 
 import shrinkstats
 from shrinkstats import Moments
-from shrinkstats._files import read
+from shrinkstats.adapters.commands.arrays import read
 
 FLIPS = 60
 
@@ -142,7 +142,7 @@ def test_checkpoints(tmp_path):
 
 def test_cells(tmp_path):
     pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
-    from shrinkstats.adapters.evaluation.cells import Cell, Cells
+    from shrinkstats.adapters.commands.evaluation.cells import Cell, Cells
 
     path = tmp_path / "cells.jsonl"
     cells = Cells(path, {"images": 12, "seed": 0})

@@ -12,22 +12,29 @@ pytest.importorskip("typer", reason="the demo needs the extra demo")
 import torch
 from typer.testing import CliRunner
 
-from shrinkstats.adapters.demo import digits, evaluation, report, run
-from shrinkstats.cli import application
+from shrinkstats.adapters.commands import digits
+from shrinkstats.adapters.commands.application import application
+from shrinkstats.adapters.commands.digits import data, evaluation, run
+from shrinkstats.adapters.commands.digits.summary import summary
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(digits, "TEST", 64)
+    monkeypatch.setattr(data, "TEST", 64)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """One tiny run, and where it wrote."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits, "TEST", 64)
+        patch.setattr(data, "TEST", 64)
         folder = tmp_path_factory.mktemp("demo") / "new"
-        return run(folder, seed=3, epochs=2, shuffles=1, quiet=True), folder
+        return run(folder, unseen, seed=3, epochs=2, shuffles=1), folder
+
+
+def unseen(stage, steps):
+    """Progress that nobody watches."""
+    return lambda: None
 
 
 def numbers(results):
@@ -66,7 +73,7 @@ def test_every_cell_is_there(results):
 def test_same_seed_same_numbers(results, tmp_path):
     torch.manual_seed(123)
     before, threads = torch.get_rng_state(), torch.get_num_threads()
-    again = run(tmp_path, seed=3, epochs=2, shuffles=1, quiet=True)
+    again = run(tmp_path, unseen, seed=3, epochs=2, shuffles=1)
     assert numbers(again) == numbers(results[0])
     assert (tmp_path / "accuracy.png").read_bytes() == (results[1] / "accuracy.png").read_bytes()
     assert torch.equal(torch.get_rng_state(), before)
@@ -74,14 +81,12 @@ def test_same_seed_same_numbers(results, tmp_path):
 
 
 def test_another_seed_other_numbers():
-    first, second = (digits.load(seed)[1].labels for seed in (3, 4))
+    first, second = (data.load(seed)[1].labels for seed in (3, 4))
     assert not torch.equal(first, second)
 
 
 def test_the_command(tmp_path, monkeypatch):
-    from shrinkstats.adapters import demo
-
-    monkeypatch.setattr(demo, "SHUFFLES", 1)
+    monkeypatch.setattr(digits, "SHUFFLES", 1)
     arguments = ["demo", "--output", str(tmp_path / "out"), "--seed", "3", "--epochs", "1"]
     result = CliRunner().invoke(application(), arguments)
     assert result.exit_code == 0, result.output
@@ -95,7 +100,7 @@ def test_standard_errors_and_ranking():
     hits = torch.zeros(2, 1, 1, 100, dtype=torch.float64)
     hits[0, ..., :90] = 1
     hits[1, ..., :50] = 1
-    found = report.summary(hits, rules, ["none"], [1])
+    found = summary(hits, rules, ["none"], [1])
     assert found["test_accuracy"] == pytest.approx(90)
     error = found["panels"]["none"]["other"]["standard_error"][0]
     assert error == pytest.approx(100 * math.sqrt(0.25 / 99))
@@ -108,12 +113,12 @@ def test_the_verdict_names_no_winner_within_the_noise():
     hits = torch.zeros(2, 1, 1, 100, dtype=torch.float64)
     hits[0, ..., :50] = 1
     hits[1, ..., 48:97] = 1
-    assert report.summary(hits, ["trained statistics", "b"], ["none"], [1])["overall"]["verdict"].startswith("No clear")
+    assert summary(hits, ["trained statistics", "b"], ["none"], [1])["overall"]["verdict"].startswith("No clear")
 
 
 def test_shifts_change_images_but_not_their_shape():
-    _, test = digits.load(0)
-    for name, shift in digits.SHIFTS.items():
+    _, test = data.load(0)
+    for name, shift in data.SHIFTS.items():
         shifted = shift(test.images, torch.Generator().manual_seed(0))
         assert shifted.shape == test.images.shape
         assert torch.equal(shifted, test.images) == (name == "none")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from shrinkstats._files import read
+from shrinkstats.adapters.commands.arrays import read
 
 pytestmark = pytest.mark.core
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkstats._files import read
+from shrinkstats._files import read_npy
 from shrinkstats.adapters.datasets.cifar import Labelled
 
 
@@ -80,7 +80,7 @@ def _read(folder: Path, name: str, severity: int, classes: int) -> Labelled:
         raise FileNotFoundError(f"{images_path} is missing; there is {', '.join(found) or 'no such file'}")
     if not labels_path.is_file():
         raise FileNotFoundError(f"{labels_path} is missing")
-    images = read(images_path).values
+    images = read_npy(images_path)
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or not len(images) or len(images) % 5:
         found_images = f"{images.dtype} of shape {images.shape}"
         raise ValueError(f"{images_path}: expected uint8 of shape (5 n, 32, 32, 3), found {found_images}")
@@ -91,7 +91,7 @@ def _read(folder: Path, name: str, severity: int, classes: int) -> Labelled:
 
 
 def _labels(path: Path, count: int, classes: int) -> NDArray[np.int64]:
-    labels = read(path).values
+    labels = read_npy(path)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         found = f"{labels.dtype} of shape {labels.shape}"
         raise ValueError(f"{path}: expected {count} whole numbers, one for each image, found {found}")

@@ -128,7 +128,8 @@ class PPMI:
         self.spacing = _three("spacing", steps if spacing is None else spacing)
         extent = np.median([step * size for step, size in extents], axis=0) / self.spacing
         needed = np.maximum(np.ceil(extent - 1e-3), 1)  # a thousandth of a voxel is rounding
-        self.shape = tuple(map(int, _three("shape", needed if shape is None else shape)))
+        right, front, up = _three("shape", needed if shape is None else shape)
+        self.shape = int(right), int(front), int(up)
 
     @property
     def labels(self) -> NDArray[np.int64]:

@@ -191,4 +191,4 @@ def _score(
 ) -> Score:
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     (top1, top5), intervals = values, np.quantile(draws, tails, axis=1).T
-    return Score(name, size, images, float(top1), float(top5), *(tuple(map(float, v)) for v in intervals))
+    return Score(name, size, images, float(top1), float(top5), *((float(low), float(high)) for low, high in intervals))

@@ -32,7 +32,7 @@ def check(layer: Any, x: Tensor, *, noise: bool) -> None:
             raise RuntimeError(_fault(name, v, channels, device))
     if (found[0] is None) != (found[1] is None):
         raise ValueError("running_mean and running_var must either both be None or neither be None")
-    tables = [vector_of(layer, name) for name in NOISE_BUFFERS] if noise else [None]
+    tables: list[Any] = [vector_of(layer, name) for name in NOISE_BUFFERS] if noise else [None]
     if tables[0] is not None:
         fault = unfit_noise(tables, channels)
         for name, v in zip(NOISE_BUFFERS, tables, strict=True):

@@ -79,7 +79,7 @@ def refusal(layer: _BatchNorm) -> str | None:
     taken = [name for name in dict.fromkeys((*ATTRIBUTES, *ours)) if hasattr(layer, name)]
     if taken and not (isinstance(layer, nn.SyncBatchNorm) and taken == ["process_group"]):
         return f"it has attributes of its own called {', '.join(taken)}"
-    cls = type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
+    cls: Any = type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
     if cls.get_extra_state is not nn.Module.get_extra_state:
         return "its state dict has an extra state of its own, where ours is kept"
     later = getattr(cls, "cls_to_become", None)
@@ -115,7 +115,7 @@ def _shrinking(original: type[_BatchNorm]) -> type[ShrinkBatchNorm]:
             body["forward"] = _normalize_drop_act
         if getattr(original, "cls_to_become", None):  # a lazy layer, before its first forward pass
             body["cls_to_become"] = _shrinking(original.cls_to_become)
-        bases = dict.fromkeys((original, CLASSES.get(base, ShrinkBatchNorm), ShrinkBatchNorm, base))
+        bases: dict[Any, None] = dict.fromkeys((original, CLASSES.get(base, ShrinkBatchNorm), ShrinkBatchNorm, base))
         _derived.setdefault(original, type(f"Shrink{original.__name__}", tuple(bases), body))
     return _derived[original]
 
@@ -129,7 +129,7 @@ def _base(cls: type[_BatchNorm]) -> type[_BatchNorm]:
     return next(c for c in cls.__mro__ if c in CLASSES or c is _BatchNorm)
 
 
-def _parametrized(cls: type, base: type) -> type:
+def _parametrized(cls: type, base: Any) -> type:
     """The class that torch.nn.utils.parametrize made for an object, with its properties, on another base."""
     model = base.__new__(base)
     parametrize._inject_new_class(model)
@@ -145,7 +145,8 @@ def _normalize_drop_act(self: Any, x: Tensor) -> Tensor:
 
 def _reduce(self: ShrinkBatchNorm, protocol: int) -> tuple[Any, ...]:
     """Derived classes are not in any module: pickle and copy by the original, which is."""
-    _, _, *state = object.__reduce_ex__(self, max(protocol, 2))
+    reduced: Any = object.__reduce_ex__(self, max(protocol, 2))
+    _, _, *state = reduced
     original = _original(type(self))
     return _blank, (original, original in _copied), *state
 

@@ -103,7 +103,7 @@ def revert(model: Model) -> Model:
         If a layer is of a subclass of ShrinkBatchNorm that convert did not make; nothing is changed.
     """
     layers = shrinking_layers(model)
-    originals = {name: original_class(layer) for name, layer in layers.items()}
+    originals: dict[str, Any] = {name: original_class(layer) for name, layer in layers.items()}
     foreign = [_describe(name, layers[name]) for name, original in originals.items() if original is None]
     if foreign:
         raise TypeError(f"cannot revert {', '.join(foreign)}: not a class that convert made")
@@ -112,7 +112,7 @@ def revert(model: Model) -> Model:
             if attribute != "process_group" or not isinstance(layer, ShrinkSyncBatchNorm):
                 delattr(layer, attribute)
         for attribute in OF_SOME:
-            vars(layer).pop(attribute, None)
+            layer.__dict__.pop(attribute, None)
         layer.__class__ = originals[name]
     return model
 

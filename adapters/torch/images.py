@@ -233,6 +233,6 @@ def mapped(function: Callable[[Any], Any], value: Any) -> Any:
         entries.update({k: function(v) for k, v in value.items()})
         return entries
     if isinstance(value, (tuple, list)):
-        entries = [function(v) for v in value]
-        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
+        items = [function(v) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value

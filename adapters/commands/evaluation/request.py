@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from shrinkstats._files import UsageError
-from shrinkstats.adapters.evaluation.data import CLEAN, MIXED, SEVERITIES, Condition, Data
+from shrinkstats.adapters.commands.errors import UsageError
+from shrinkstats.adapters.commands.evaluation.data import CLEAN, MIXED, SEVERITIES, Condition, Data
 from shrinkstats.estimators import BatchStatistics, Estimator, PriorBlend, SteinBlend
 
 TRAINED = "trained"

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from shrinkstats._files import UsageError, whole
-from shrinkstats.adapters.evaluation.cells import Cells
-from shrinkstats.adapters.evaluation.data import Condition, CorruptedImageNet
-from shrinkstats.adapters.evaluation.picture import draw
-from shrinkstats.adapters.evaluation.scores import cell, score
-from shrinkstats.adapters.evaluation.subject import PORTION, Subject
+from shrinkstats._files import whole
+from shrinkstats.adapters.commands.errors import UsageError
+from shrinkstats.adapters.commands.evaluation.cells import Cells
+from shrinkstats.adapters.commands.evaluation.data import Condition, CorruptedImageNet
+from shrinkstats.adapters.commands.evaluation.picture import draw
+from shrinkstats.adapters.commands.evaluation.scores import cell, score
+from shrinkstats.adapters.commands.evaluation.subject import PORTION, Subject
 from shrinkstats.adapters.robustness.protocols import ranks
 from shrinkstats.adapters.torch import ShiftReport, adapt, reset, shift_report
 from shrinkstats.adapters.torch.conversion import convertible_layers

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shrinkstats._files import UsageError, check_sums
+from shrinkstats._files import check_sums
 from shrinkstats.adapters import models
+from shrinkstats.adapters.commands.errors import UsageError
 from shrinkstats.adapters.torch import convert, reset
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS
 from shrinkstats.adapters.torch.saved import KEY

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import shrinkstats
-from shrinkstats._files import UsageError
+from shrinkstats.adapters.commands.errors import UsageError
+from shrinkstats.adapters.commands.evaluation import data as folders
+from shrinkstats.adapters.commands.evaluation.checkpoint import load_network, outputs
 from shrinkstats.adapters.datasets.cifar import Labelled
-from shrinkstats.adapters.evaluation import data as folders
-from shrinkstats.adapters.evaluation.checkpoint import load_network, outputs
 from shrinkstats.adapters.torch import calibrate
 from shrinkstats.adapters.torch.conversion import shrinking_layers
 
@@ -100,9 +100,9 @@ def prepare(
     Parameters
     ----------
     checkpoint : Path
-        Of a network: see :func:`shrinkstats.adapters.evaluation.checkpoint.load_network`.
+        Of a network: see :func:`shrinkstats.adapters.commands.evaluation.checkpoint.load_network`.
     folder : Path
-        Of images: see :func:`shrinkstats.adapters.evaluation.data.open_data`.
+        Of images: see :func:`shrinkstats.adapters.commands.evaluation.data.open_data`.
     model : str
         The network's name among :mod:`shrinkstats.adapters.models`.
     images : int

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shrinkstats.adapters.demo.digits import Split
+from shrinkstats.adapters.commands.digits.data import Split
 
 BATCH = 64
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkstats._files import UsageError
+from shrinkstats.adapters.commands.errors import UsageError
 from shrinkstats.adapters.datasets import (
     ImageNetC,
     MixedSet,

@@ -1,4 +1,4 @@
-"""What the command ``shrinkstats dominance`` asks: rules, noise models and grids by the names a user gives them."""
+"""What `shrinkstats dominance` asks: rules, noise models and grids by the names a user gives them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shrinkstats._files import UsageError
+from shrinkstats.adapters.commands.errors import UsageError
 from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, Ridge, Stein, SteinBlend
 from shrinkstats.theory.dominance import verify_dominance
 from shrinkstats.theory.noise import (
@@ -136,14 +136,6 @@ def verify(estimator: Any, *, workers: int | None, resume: Path | None, **questi
         except BrokenExecutor as error:
             kept = f"; {resume} keeps what was drawn" if resume else ""
             raise ValueError(f"a worker process ended before its work was done{kept}") from error
-
-
-def check_picture() -> None:
-    """Fail before the work is done, not after it."""
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UsageError(f'--picture needs {error.name}: pip install "shrinkstats[cli]"') from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from shrinkstats.adapters.demo.digits import SHIFTS, Split
+from shrinkstats.adapters.commands.digits.data import SHIFTS, Split
 from shrinkstats.adapters.torch import adapt, reset
 from shrinkstats.estimators import BatchStatistics, Estimator, PriorBlend, SteinBlend
 

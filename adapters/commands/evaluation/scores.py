@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from shrinkstats.adapters.evaluation.cells import LAST, Cell, Cells
-from shrinkstats.adapters.evaluation.data import CLEAN, MIXED, Condition
-from shrinkstats.adapters.evaluation.request import TRAINED
+from shrinkstats.adapters.commands.evaluation.cells import LAST, Cell, Cells
+from shrinkstats.adapters.commands.evaluation.data import CLEAN, MIXED, Condition
+from shrinkstats.adapters.commands.evaluation.request import TRAINED
 from shrinkstats.adapters.robustness import ALEXNET, mean_corruption_error
 from shrinkstats.adapters.robustness.protocols import Score, evaluate
 
@@ -54,7 +54,9 @@ def score(
     if len(corrupted) > 1:
         shifts[MEAN] = corrupted
     columns = [(name, size) for name in estimators for size in sizes]
-    by_condition, by_shift, errors = [], [], {}
+    by_condition: list[Row] = []
+    by_shift: list[Row] = []
+    errors: dict[tuple[str, int], dict[tuple[str, int], float]] = {}
     for name, size in columns:
         for shift, several in shifts.items():
             found = _replay(cells, several, size, name)

@@ -1,4 +1,4 @@
-"""The demo: a network trained on real digits, evaluated on shifted ones with four kinds of batch norm statistics."""
+"""What the demo does: a network trained on real digits, and four kinds of batch norm statistics for shifted ones."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from typing import Any
 import torch
 
 from shrinkstats._files import whole
-from shrinkstats.adapters.demo import report
-from shrinkstats.adapters.demo.digits import SHIFTS, load
-from shrinkstats.adapters.demo.evaluation import BATCH_SIZES, RULES, evaluate, passes
-from shrinkstats.adapters.demo.network import BATCH, train
-from shrinkstats.adapters.demo.picture import draw
+from shrinkstats.adapters.commands.digits.data import SHIFTS, load
+from shrinkstats.adapters.commands.digits.evaluation import BATCH_SIZES, RULES, evaluate, passes
+from shrinkstats.adapters.commands.digits.network import BATCH, train
+from shrinkstats.adapters.commands.digits.picture import draw
+from shrinkstats.adapters.commands.digits.summary import summary
+from shrinkstats.adapters.commands.screen import Stages
 from shrinkstats.adapters.torch import calibrate
 
 EPOCHS = 15
 SHUFFLES = 2
+RESULTS, PICTURE = "results.json", "accuracy.png"
 
 
-def run(
-    output: Path, *, seed: int = 0, epochs: int = EPOCHS, shuffles: int = SHUFFLES, quiet: bool = False
-) -> dict[str, Any]:
-    """Train, shift, compare; print a table and write results.json and accuracy.png.
+def run(output: Path, stages: Stages, *, seed: int, epochs: int, shuffles: int) -> dict[str, Any]:
+    """Train, shift, compare; write results.json and accuracy.png.
 
     Parameters
     ----------
     output : Path
         A folder, made where there is none; the two files in it are overwritten.
+    stages : callable
+        Takes what is done and how many steps it has; gives a function that is called after each step.
     seed : int
         Of the split, the training, the noise and the batches. The same seed gives the same numbers.
     epochs : int
         Passes over the training images.
     shuffles : int
         How often the test images are dealt into batches anew.
-    quiet : bool
-        Print nothing.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def run(
         What results.json holds.
     """
     output.mkdir(parents=True, exist_ok=True)
-    with _reproducible(seed), report.progress(quiet) as stages:
+    with _reproducible(seed):
         start = time.perf_counter()
         training, test = load(seed)
         network = train(training, epochs=epochs, after_epoch=stages("training", epochs))
@@ -59,7 +59,7 @@ def run(
         hits = evaluate(network, test, seed=seed, shuffles=shuffles, after_pass=stages("evaluation", passes(shuffles)))
         evaluated = time.perf_counter()
     results = {
-        **report.summary(hits, list(RULES), list(SHIFTS), list(BATCH_SIZES)),
+        **summary(hits, list(RULES), list(SHIFTS), list(BATCH_SIZES)),
         "settings": {
             "seed": seed,
             "epochs": epochs,
@@ -74,13 +74,10 @@ def run(
         "machine": {"system": platform.system(), "architecture": platform.machine(), "cores": os.cpu_count()},
         "seconds": {"training": round(trained - start, 1), "evaluation": round(evaluated - trained, 1)},
     }
-    with whole(output / "results.json") as temporary:
+    with whole(output / RESULTS) as temporary:
         temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    with whole(output / "accuracy.png") as temporary:
+    with whole(output / PICTURE) as temporary:
         draw(results, temporary)
-    if not quiet:
-        report.show(results)
-        print(f"\nThe numbers: {output / 'results.json'}\nThe picture: {output / 'accuracy.png'}")
     return results
 
 

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from shrinkstats.adapters.demo.digits import SHIFTS, load
-from shrinkstats.adapters.demo.report import MEAN
+from shrinkstats.adapters.commands.digits.data import SHIFTS, load
+from shrinkstats.adapters.commands.digits.summary import MEAN
 
 # Colours of Okabe and Ito, told apart by everyone; markers tell the lines apart without colour.
 LOOKS: dict[str, dict[str, Any]] = {

@@ -31,7 +31,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     columns = min(len(small), COLUMNS)
     figure = Figure(figsize=(5.2 + 2.1 * columns, max(4.2, 0.9 + 1.8 * rows)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    left, *right = figure.subfigures(1, 2, width_ratios=[5.2, 2.1 * columns]) if small else [figure]
+    left, *right = figure.subfigures(1, 2, width_ratios=[5.2, 2.1 * columns], squeeze=False)[0] if small else [figure]
     axes = left.subplots()
     _lines(axes, results, large, looks)
     severities = {tuple(row["severities"]) for row in results["shifts"] if row["shift"] == large} - {(0,)}

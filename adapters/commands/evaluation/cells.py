@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkstats._files import UsageError, signed, verified, whole
+from shrinkstats._files import append_line, read_lines, whole
+from shrinkstats.adapters.commands.errors import UsageError
 
 LAST = 5  # from here on, a rank is not among the first five, and not told apart
 
@@ -48,36 +49,31 @@ class Cells(dict[Cell, str]):
     def __init__(self, path: Path, settings: Mapping[str, Any], *, force: bool = False) -> None:
         super().__init__()
         self.path = path
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        lines = text.split("\n")
-        cut = lines.pop()  # after the last end of a line: nothing, unless a run was stopped while it wrote
-        if cut and not lines:
-            lines = [cut]
-        before = _parsed(lines[0]) if lines else {}
+        rows, cut = read_lines(path)
+        before = rows[0][1] if rows else {}
         other = [name for name in settings if before.get(name, ...) != settings[name]]
-        if other and lines and not force:
+        if other and rows and not force:
             now, then = (str(v.get(other[0], "nothing")) for v in (settings, before))
             raise UsageError(
                 f"{path} is of another run: {other[0]} was {then[:60]}, now {now[:60]}; "
                 "choose another --output, or --force to discard it"
             )
-        for number, line in enumerate(lines[1:] if not other else [], 2):
-            if line and not self._take(_parsed(line), settings["images"]) and not force:
+        for number, row in rows[1:] if not other else []:
+            stopped = cut and number == rows[-1][0]  # while this line was written
+            if not self._take(row, settings["images"]) and not stopped and not force:
                 raise ValueError(
                     f"{path}, line {number}: damaged, or not a cell of this run; "
                     "choose another --output, or --force to go on without it"
                 )
-        if cut and not other:
-            self._take(_parsed(cut), settings["images"])
         with whole(path) as temporary:  # without a line that was cut off
-            content = [json.dumps(settings), *(_line(cell, ranks) for cell, ranks in self.items())]
-            temporary.write_text("\n".join(content) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+            for cell in self:
+                append_line(temporary, self._row(cell))
 
     def add(self, cell: Cell, ranks: NDArray[np.int64]) -> None:
         """Keep a cell, from now on."""
         self[cell] = "".join(map(str, np.minimum(ranks, LAST)))
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(cell, self[cell]) + "\n")
+        append_line(self.path, self._row(cell))
 
     def ranks(self, cell: Cell) -> NDArray[np.int64]:
         """The ranks of a cell; `LAST` stands for all from there on."""
@@ -85,7 +81,8 @@ class Cells(dict[Cell, str]):
 
     def _take(self, row: dict[str, Any], images: int) -> bool:
         """Keep a line of the file, if it is one that `add` wrote whole."""
-        values, ranks = [row.get(name) for name in Cell._fields], row.get("ranks")
+        values: list[Any] = [row.get(name) for name in Cell._fields]
+        ranks = row.get("ranks")
         kinds = [str, int, int, str]
         if (
             row.keys() == {*Cell._fields, "ranks"}
@@ -98,18 +95,5 @@ class Cells(dict[Cell, str]):
             return True
         return False
 
-
-def _line(cell: Cell, ranks: str) -> str:
-    return json.dumps(signed({**cell._asdict(), "ranks": ranks}))
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    """A line as a dictionary, empty where it is cut off, damaged or not ours."""
-    try:
-        content = json.loads(line)
-        if isinstance(content, dict):
-            verified(content)
-            return content
-    except (ValueError, RecursionError):
-        pass
-    return {}
+    def _row(self, cell: Cell) -> dict[str, Any]:
+        return {**cell._asdict(), "ranks": self[cell]}

@@ -1,0 +1,1 @@
+"""The command line, a file a command. Nobody imports it but the door, :mod:`shrinkstats.cli`."""
