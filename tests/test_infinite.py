@@ -55,3 +55,74 @@ def test_merging_the_whole_range():
     np.testing.assert_array_equal((a + b).m2, np.inf)  # its size is not representable
     a, b = (shrinkstats.moments(np.full((1, 3, 1), v * 1.2e154)) for v in (0.5, 2.0))
     np.testing.assert_allclose((a + b).m2, 1.5 * 1.2e154 * (0.75 * 1.2e154))  # whose difference squared overflows
+
+
+def images_beyond(scale):
+    """Images whose deviations can be squared and added, but not times the square of their number of pixels."""
+    rng = np.random.default_rng(0)
+    return (5 + 0.1 * rng.normal(size=(8, 4, 1, 1)) + 0.1 * rng.normal(size=(8, 4, 100, 100))) * scale
+
+
+def same_but_larger(found, small, scale):
+    np.testing.assert_allclose(found.m2, small.m2 * scale * scale, rtol=1e-9)
+    np.testing.assert_allclose(found.noise, small.noise * scale * scale, rtol=1e-9)
+
+
+SCALE = 2.0**504
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_the_noise_is_in_range_where_squares_of_sample_sizes_leave_it(size):
+    x = images_beyond(1.0)[:size]
+    small, large = shrinkstats.moments(x), shrinkstats.moments(x * SCALE)
+    assert np.isinf(large.sample_m2).all()
+    same_but_larger(large, small, SCALE)
+    found = shrinkstats.james_stein(large.mean, large.noise)
+    np.testing.assert_allclose(found.factor, shrinkstats.james_stein(small.mean, small.noise).factor, rtol=1e-9)
+
+
+def test_it_is_in_the_moments_of_parts():
+    x = images_beyond(1.0)
+    for cuts in ([1, 2, 7], [4], range(1, 8)):
+        parts = np.split(x, cuts)
+        same_but_larger(sum(shrinkstats.moments(p * SCALE) for p in parts), shrinkstats.moments(x), SCALE)
+    sizes = [x[:4], x[4:, :, :50]]
+    same_but_larger(sum(shrinkstats.moments(p * SCALE) for p in sizes), sum(map(shrinkstats.moments, sizes)), SCALE)
+    np.testing.assert_allclose(
+        shrinkstats.moments(x * SCALE, sample_axis=None).noise,
+        shrinkstats.moments(x, sample_axis=None).noise * SCALE**2,
+        rtol=1e-9,
+    )
+
+
+def test_no_file_holds_it(tmp_path):
+    path = tmp_path / "x.npz"
+    with pytest.raises(ValueError, match="beyond the range of a file; divide them by a constant"):
+        shrinkstats.moments(images_beyond(SCALE)).save(path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", ["torch", "jax", "dask"])
+def test_elsewhere_a_noise_that_is_lost_is_missing(kind):
+    if kind == "jax":
+        x = pytest.importorskip("jax.numpy").asarray(images_beyond(3e16).astype(np.float32))
+    elif kind == "torch":
+        x = pytest.importorskip("torch").asarray(images_beyond(SCALE))
+    else:
+        x = pytest.importorskip("dask.array").from_array(images_beyond(SCALE), chunks=(3, 2, 100, 100))
+    m = shrinkstats.moments(x)
+    assert np.isfinite(np.asarray(m.m2)).all()
+    assert np.isnan(np.asarray(m.noise)).all()
+
+
+def test_layers_know_the_noise_where_squares_of_sample_sizes_leave_the_range():
+    torch = pytest.importorskip("torch")
+    from shrinkstats.adapters.torch import ShrinkBatchNorm2d, fused, groups
+
+    x = images_beyond(1.0)
+    small, large = (torch.from_numpy(v) for v in (x, x * SCALE))
+    for extremes in (False, True):
+        same_but_larger(fused._moments(large, extremes)[0], fused._moments(small, extremes)[0], SCALE)
+        same_but_larger(groups.moments(large, 4, extremes=extremes), groups.moments(small, 4, extremes=extremes), SCALE)
+    layer = ShrinkBatchNorm2d(4, eps=1e-30, dtype=torch.float64)
+    torch.testing.assert_close(layer(large), layer(small), rtol=1e-9, atol=1e-9)
