@@ -212,8 +212,10 @@ def shrink(
 
 def _average(mean: Array, xp: Namespace) -> Array:
     """The grand mean; the sum may leave the range."""
-    scale = unit_scale(mean, xp)
-    return scale * xp.mean(mean / scale, axis=-1, keepdims=True)
+    scale, first = unit_scale(mean, xp), mean[..., :1]
+    average = scale * xp.mean(mean / scale, axis=-1, keepdims=True)
+    equal = xp.all(mean == first, axis=-1, keepdims=True)
+    return xp.where(equal, average + constant(first - average), average)  # of equal numbers without rounding
 
 
 def _smaller(mean: Array, target: Array, xp: Namespace) -> Array:
