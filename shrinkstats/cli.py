@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 import shrinkstats
+from shrinkstats._arrays import as_real, namespace
 from shrinkstats._files import Table, UsageError, read, whole
 from shrinkstats.moments import check_axes
 
@@ -568,6 +569,10 @@ def _estimate(
     target: float | str,
 ) -> _Table:
     x = content.values
+    try:
+        as_real("the array", np.empty_like(x, shape=0), namespace(x=x))
+    except TypeError as error:
+        raise ValueError(f"{file}: {error}") from error
     channel_axis, samples_along = _axes(x, axis, sample_axis)
     try:
         with np.errstate(invalid="ignore"):  # infinity in the data; the notes say so

@@ -506,6 +506,8 @@ def as_statistics(name: str, x: Any) -> Statistics:
     if not isinstance(x, tuple) or len(x) < 2:
         raise TypeError(f"{name} must be Statistics(mean, var) or Moments, got {type(x).__name__}")
     if mean is None or var is None:
+        if len(x) > 2:
+            raise TypeError(f"{name} must be a pair, Statistics(mean, var), or Moments; got a tuple of {len(x)}")
         mean, var = x
     xp = namespace(**{f"{name}.mean": mean, f"{name}.var": var})
     mean = as_real(f"{name}.mean", mean, xp)
