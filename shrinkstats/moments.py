@@ -68,7 +68,8 @@ class Moments:
     mean : array of shape (c,)
         Sample means.
     m2 : array of shape (c,)
-        Sums of squared deviations from the mean.
+        Sums of squared deviations from the mean. Where such a sum is infinite so is the variance, though it may be in
+        range itself: of float64 statistics that happens beyond 1e150.
     minimum, maximum : array of shape (c,)
         Extremes; infinity and minus infinity where nothing was counted.
     sample_weight : float

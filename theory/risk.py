@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,8 +60,8 @@ def james_stein_risk(
     -------
     float or array of the shape of `radius`
         NaN where the radius is NaN. Relative errors stay below 1e-14, or 1e-12 with the positive part. There they are
-        larger in more than 5,000 dimensions (1e-10 in a million, 1e-4 in 1e12), and for `df` beyond a million (1e-10 at a
-        billion).
+        larger in more than 5,000 dimensions (1e-10 in a million, 1e-4 in 1e12), and for `df` beyond a million (1e-10 at
+        a billion).
 
     Raises
     ------
@@ -278,7 +279,7 @@ class _GainGivenK:
         """Whether it adds nothing for this K and larger ones."""
         return bool(self.below(np.asarray(self.dim / 2 + k), 2) * (self.dim + k + 1) <= math.exp(-NEGLIGIBLE))
 
-    def __call__(self, k: Vector) -> Vector:
+    def __call__(self, k: NDArray[Any]) -> Vector:
         dim, df, level, slope, below = self.dim, self.df, self.level, self.slope, self.below
         p = dim / 2 + k  # S given K is chi-square with 2p degrees of freedom
         expected = 2 * p * below(p + 1, 0) - 2 * dim * below(p, 0)
