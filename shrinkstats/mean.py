@@ -64,8 +64,12 @@ def shrinkage_factor(
     xp: Namespace,
     *,
     positive_part: bool = True,
+    power: Array | float = 0.0,
 ) -> Array:
-    """1 - amount(noise) / sum of squared deviations, where amount is linear; no intermediate over- or underflows."""
+    """1 - amount(noise) / sum of squared deviations, where amount is linear; no intermediate over- or underflows.
+
+    `power` is the one of two that the noise is to be multiplied by.
+    """
     noise = finite(noise, xp)
     scale, unit = unit_scale(deviation, xp), unit_scale(noise, xp)
     d = deviation / scale
@@ -74,7 +78,7 @@ def shrinkage_factor(
     nothing = (squares == 0) & ~xp.isnan(amounts)
     ratio = amounts / xp.where(nothing, xp.ones_like(squares), squares)
     # Times unit / scale^2, a power of two, which may leave the range: in two steps.
-    power = (xp.log2(unit) - 2 * xp.log2(scale))[..., 0]
+    power = (power + xp.log2(unit) - 2 * xp.log2(scale))[..., 0]
     half = xp.floor(power / 2)
     one, other = _power_of_two(half, xp), _power_of_two(power - half, xp)
     if positive_part:
@@ -208,8 +212,10 @@ def shrink(
 
 def _average(mean: Array, xp: Namespace) -> Array:
     """The grand mean; the sum may leave the range."""
-    scale = unit_scale(mean, xp)
-    return scale * xp.mean(mean / scale, axis=-1, keepdims=True)
+    scale, first = unit_scale(mean, xp), mean[..., :1]
+    average = scale * xp.mean(mean / scale, axis=-1, keepdims=True)
+    equal = xp.all(mean == first, axis=-1, keepdims=True)
+    return xp.where(equal, average + constant(first - average), average)  # of equal numbers without rounding
 
 
 def _smaller(mean: Array, target: Array, xp: Namespace) -> Array:

@@ -34,6 +34,9 @@ from shrinkstats.kernels.layout import outermost
 BLOCK = 2**20
 """Elements converted, or groups kept, at a time, so that memory does not grow with the data."""
 
+MANY = 2.0**60
+"""A unit for weights of samples, more than a sample has observations: in it sums are in range where `m2` is."""
+
 
 class Statistics(NamedTuple):
     """A mean and a variance per channel.
@@ -65,7 +68,8 @@ class Moments:
     mean : array of shape (c,)
         Sample means.
     m2 : array of shape (c,)
-        Sums of squared deviations from the mean.
+        Sums of squared deviations from the mean. Where such a sum is infinite so is the variance, though it may be in
+        range itself: of float64 statistics that happens beyond 1e150.
     minimum, maximum : array of shape (c,)
         Extremes; infinity and minus infinity where nothing was counted.
     sample_weight : float
@@ -73,7 +77,9 @@ class Moments:
         the mean and the sum of squared deviations of the samples' means under these weights, it makes `noise`
         mergeable when samples differ in size.
     sample_mean, sample_m2 : array of shape (c,)
-        See `sample_weight`.
+        See `sample_weight`. Weights are as large as the square of a sample's size, so `sample_m2` may be infinite
+        where `m2` is not: of float32 statistics (JAX) beyond 1e14, of others beyond 1e149. In NumPy's vectors `noise`
+        is right nevertheless, but cannot be saved; elsewhere it is NaN.
 
     References
     ----------
@@ -104,6 +110,7 @@ class Moments:
     sample_weight: float
     sample_mean: Array
     sample_m2: Array
+    _less: Array | None = None  # `sample_m2` over MANY, if that is out of range in a channel; NumPy's vectors alone
 
     @classmethod
     def empty(cls, channels: int) -> Moments:
@@ -155,7 +162,20 @@ class Moments:
             return self._noise_of_any_number()
         if self.samples < 2:
             return self.var(ddof=1) / self.count if self.count else self.m2 * math.nan
-        return self._sample_squares * self.noise_scale
+        with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity pass through
+            noise = _squares(self.sample_m2, self.sample_weight, self._offset) * self.noise_scale
+            if is_numpy(noise) and np.isfinite(noise).all():
+                return noise
+            instead = None
+            if self._less is not None:
+                instead = _squares(self._less, self.sample_weight / MANY, self._offset) * (self.noise_scale * MANY)
+            return self._instead_of_overflow(noise, instead)
+
+    def _instead_of_overflow(self, noise: Array, instead: Array | None = None) -> Array:
+        """The noise, and something else, NaN, where it is infinite though the deviations that it comes from are not."""
+        xp = namespace(noise=noise)
+        instead = xp.full_like(noise, math.nan) if instead is None else instead
+        return xp.where(xp.isinf(noise) & xp.isfinite(self.m2), instead, noise)
 
     def _noise_of_any_number(self) -> Array:
         """The same in array operations alone, for a graph that leaves open how many samples there are."""
@@ -163,16 +183,15 @@ class Moments:
         one = xp.ones_like(self.m2)
         samples, count = one * self.samples, one * self.count
         alone = samples < 2
-        among = self._sample_squares / xp.where(alone, one, samples - 1) * samples / count
-        return xp.where(alone, self.m2 / (count - 1), among) / count
+        squares = _squares(self.sample_m2, self.sample_weight, self._offset)
+        among = squares / xp.where(alone, one, samples - 1) * samples / count
+        noise = xp.where(alone, self.m2 / (count - 1), among) / count
+        return self._instead_of_overflow(noise)
 
     @property
-    def _sample_squares(self) -> Array:
-        """The sum of squared deviations of the samples' means from `mean`, by their weights."""
-        if self._equal_samples:
-            return self.sample_m2
-        offset = self.sample_mean - self.mean
-        return self.sample_m2 + self.sample_weight * offset * offset
+    def _offset(self) -> Array | None:
+        """What `mean` is away from the samples' weighted mean; None if nothing."""
+        return None if self._equal_samples else self.sample_mean - self.mean
 
     @property
     def _equal_samples(self) -> bool:
@@ -197,6 +216,8 @@ class Moments:
         ------
         OSError
             If the file cannot be written.
+        ValueError
+            If `sample_m2` is out of the range of its type, and `noise` is not.
 
         Examples
         --------
@@ -221,7 +242,10 @@ class Moments:
             import dask
 
             (here,) = dask.compute(self)
-        _moments_file.write(Path(path), {f.name: _on_host(getattr(here, f.name)) for f in fields(self)})
+        if here._less is not None:
+            raise ValueError("numbers so large have a sample_m2 beyond the range of a file; divide them by a constant")
+        names = [f.name for f in fields(self) if f.name != "_less"]
+        _moments_file.write(Path(path), {name: _on_host(getattr(here, name)) for name in names})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Moments:
@@ -254,6 +278,12 @@ class Moments:
                 self.sample_weight, self.sample_mean, self.sample_m2,
                 other.sample_weight, other.sample_mean, other.sample_m2, xp,
             )  # fmt: skip
+            less = None
+            if is_numpy(sample_m2) and np.isinf(sample_m2).any():
+                a, b = (m.sample_m2 / MANY if m._less is None else m._less for m in (self, other))
+                _, less = _merge(
+                    self.sample_weight / MANY, self.sample_mean, a, other.sample_weight / MANY, other.sample_mean, b, xp
+                )
         of_one_size = self.sample_weight * other.count == other.sample_weight * self.count
         if of_one_size and self._equal_samples and other._equal_samples:
             sample_mean = mean  # which it is but for rounding
@@ -267,6 +297,7 @@ class Moments:
             sample_weight=self.sample_weight + other.sample_weight,
             sample_mean=sample_mean,
             sample_m2=sample_m2,
+            _less=less,
         )
 
     __array_ufunc__ = None  # or an array would add every element of its own
@@ -289,6 +320,19 @@ def _merge(
     mean = xp.where(apart, mean_a * share_a + mean_b * share_b, mean_a + difference * share_b)
     m2 = m2_a + m2_b + difference * (difference * (n_a * share_b))
     return mean, xp.where(xp.isinf(mean), xp.full_like(m2, math.nan), m2)
+
+
+def _squares(m2: Array, weight: float, offset: Array | None) -> Array:
+    """From the sum of squared deviations around a weighted mean to that around a point away from it."""
+    return m2 if offset is None else m2 + weight * offset * offset
+
+
+def weighted(squares: Array, size: Any) -> tuple[Array, Array | None]:
+    """`sample_m2` of samples of one size, from the squared deviations of their means; and over MANY if it overflows."""
+    with np.errstate(over="ignore"):
+        sample_m2 = size * size * squares
+        overflows = is_numpy(squares) and np.isinf(sample_m2).any()
+        return sample_m2, size * (size / MANY) * squares if overflows else None
 
 
 def register_with_jax() -> None:
@@ -395,8 +439,7 @@ def _of_array(x: Array, axis: int, sample_axis: int | None) -> Moments:
     mean, m2, low, high, sample_m2 = backend.moments(x, axis, sample_axis)
     samples = x.shape[sample_axis]
     size = 1.0 * (count // samples)  # which a graph of PyTorch may leave open: `float` would not
-    weight = size * size
-    return Moments(count, samples, mean, m2, low, high, weight * samples, mean, weight * sample_m2)
+    return Moments(count, samples, mean, m2, low, high, size * size * samples, mean, *weighted(sample_m2, size))
 
 
 def _of_stream(arrays: Iterator[Array], axis: int, sample_axis: int | None) -> Moments:
@@ -429,7 +472,8 @@ def _in_blocks(x: np.ndarray[Any, Any], axis: int, sample_axis: int | None, cut:
         return total
     # The pieces are of one sample.
     weight = float(total.count) * total.count
-    return replace(total, samples=1, sample_weight=weight, sample_mean=total.mean, sample_m2=np.zeros_like(total.mean))
+    zero = np.zeros_like(total.mean)
+    return replace(total, samples=1, sample_weight=weight, sample_mean=total.mean, sample_m2=zero, _less=None)
 
 
 def check_axes(x: Array, axis: int, sample_axis: int | None) -> tuple[int, int | None]:
@@ -463,6 +507,8 @@ def as_statistics(name: str, x: Any) -> Statistics:
     if not isinstance(x, tuple) or len(x) < 2:
         raise TypeError(f"{name} must be Statistics(mean, var) or Moments, got {type(x).__name__}")
     if mean is None or var is None:
+        if len(x) > 2:
+            raise TypeError(f"{name} must be a pair, Statistics(mean, var), or Moments; got a tuple of {len(x)}")
         mean, var = x
     xp = namespace(**{f"{name}.mean": mean, f"{name}.var": var})
     mean = as_real(f"{name}.mean", mean, xp)

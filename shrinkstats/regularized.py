@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from shrinkstats._arrays import Array, Namespace, namespace, positive_number
 from shrinkstats.moments import Moments, Statistics, as_statistics
 
 STRENGTH = 1e-3
 """The published lambda."""
+
+TINY = float(np.finfo(np.float64).tiny)
 
 
 def ridge(batch: Statistics | Moments, *, n: float, strength: float = STRENGTH) -> Statistics:
@@ -46,9 +50,13 @@ def ridge(batch: Statistics | Moments, *, n: float, strength: float = STRENGTH) 
     Statistics(mean=array([0.8]), var=array([1.5]))
     """
     batch, n, strength = _checked(batch, n, strength)
-    found = ridge_statistics(batch, n, strength)
+    with np.errstate(invalid="ignore"):  # of infinity times a weight too small to be represented
+        found = ridge_statistics(batch, n, strength)
     if math.isinf(n + strength):
-        found = found._replace(mean=ridge_statistics(batch, n / 2, strength / 2).mean)
+        n, strength = n / 2, strength / 2
+        found = found._replace(mean=ridge_statistics(batch, n, strength).mean)
+    if n / (n + strength) < TINY:  # digits are lost, but a mean may be large
+        found = found._replace(mean=batch.mean / (n + strength) * n)
     return found
 
 

@@ -195,3 +195,15 @@ def test_a_normalized_memmap_is_an_array(tmp_path):
     found = shrinkstats.normalize(x, BatchStatistics())
     assert type(found) is np.ndarray
     np.testing.assert_array_equal(found, shrinkstats.normalize(np.array(x), BatchStatistics()))
+
+
+def test_statistics_of_three():
+    with pytest.raises(TypeError, match=r"a must be a pair, Statistics\(mean, var\), or Moments; got a tuple of 3"):
+        shrinkstats.wasserstein2((V, V, 3), (V, V))
+
+
+def test_ridge_where_its_weight_is_not_in_range():
+    infinite = shrinkstats.ridge(Statistics(np.array([np.inf]), np.array([1.0])), n=1e-320, strength=1e300)
+    np.testing.assert_array_equal(infinite.mean, np.inf)
+    large = shrinkstats.ridge(Statistics(np.array([1e308, -1e308]), np.ones(2)), n=5e-324, strength=1e300)
+    np.testing.assert_allclose(large.mean, [4.94e-316, -4.94e-316], rtol=1e-3)

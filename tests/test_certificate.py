@@ -437,3 +437,11 @@ def test_two_degrees_of_freedom_need_a_word():
     with pytest.raises(ValueError, match="different df"):
         certify(plain(df=3), plain(df=4), dim=5)
     assert certify(plain(df=3), MEAN, dim=5, noise_df=3).proved
+
+
+@pytest.mark.parametrize("rule", [JamesStein, "a", None])
+def test_what_is_no_rule(rule):
+    with pytest.raises(TypeError, match="estimator must be a rule such as Stein"):
+        certify(rule, SampleMean(), dim=3)
+    with pytest.raises(TypeError, match="baseline must be a rule such as Stein"):
+        certify(SampleMean(), rule, dim=3)

@@ -433,3 +433,10 @@ def test_letters_that_the_terminal_lacks_are_no_reason_to_fail(encoding, tmp_pat
         assert result.returncode == 0, result.stderr
         assert part in result.stdout
     assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[1].startswith("\u03b1,")
+
+
+def test_an_array_of_records_is_called_that(call, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(5, dtype=[("a", float), ("b", float)]))
+    fails(call("estimate", "x.npy"), 1, "x.npy: the array is a structured array")
+    np.save(tmp_path / "x.npy", np.array(["a", "b"]))
+    fails(call("estimate", "x.npy"), 1, "must hold real numbers")

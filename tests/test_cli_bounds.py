@@ -344,3 +344,8 @@ def test_numbers_that_are_no_statistics(call):
         fails(call("--source", text, "--target", "0,1", "-n", "8"), 1, text, part)
     fails(call("--source", "0,1", "--target", "1e200,1", "-n", "8"), 1, "overflows; use a larger unit")
     fails(call("--source", "0,0", "--target", "0,1", "-n", "8", "--normalized"), 1, "which is 0 in a channel")
+
+
+def test_an_alpha_that_is_too_small_is_at_fault_itself(call):
+    result = call("--source", "0,1", "--target", "0,1", "-n", "3", "--alpha", "1e-300")
+    fails(result, 2, "--alpha 1e-300 is so small that the upper bound overflows")

@@ -292,6 +292,7 @@ def test_without_matplotlib_it_says_what_to_install(call, monkeypatch, tmp_path)
         (["stein", "--attack", "gaussian", "--strength", "1e308"], ["overflow; use a larger unit"]),
         (["stein", "--worst-case", "0"], ["--worst-case: budget must be"]),
         (["gamma-stein", "--statistic", "var", "--worst-case", "1"], ["WorstCase moves the means"]),
+        (["gamma-stein", "--statistic", "var", "--radii", "0,1e4"], ["radii are too large: at 10000"]),
         (["stein", "--radii", "a"], ["--radii must be START:STOP:STEP or numbers like 0,2,4, got 'a'"]),
         (["stein", "--radii", "0:1"], ["--radii must be"]),
         (["stein", "--radii", "0:1:0"], ["--radii must be"]),

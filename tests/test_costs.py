@@ -1,5 +1,7 @@
 """Costs of defences, and Popoviciu's inequality behind RobustNorm."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -96,3 +98,12 @@ def test_bad_bounds(function, arguments, message):
 def test_nan_stays():
     assert np.isnan(variance_bounds([np.nan, 1], n=3)[0]).tolist() == [True, False]
     assert np.isnan(robustnorm_scale_bounds([np.nan, 1], n=3)[1]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("n", [2**63, 10**30, 2**1023])
+def test_bounds_take_any_whole_number(n):
+    lower, upper = variance_bounds([1.0, 2.0], n=n)
+    np.testing.assert_allclose(lower * float(n), [0.5, 2.0])
+    assert lower.dtype == upper.dtype == np.float64
+    lower, upper = robustnorm_scale_bounds([1.0, 2.0], n)
+    np.testing.assert_allclose(upper / lower, math.exp(0.1 * (math.log(n) - math.log(2))), rtol=1e-12)

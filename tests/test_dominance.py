@@ -567,3 +567,15 @@ def test_a_library_function_serves_as_a_rule():
 
     report = verify(grand_mean, radii=[0, 2], refine=0)
     assert report.verdict == "dominates"
+
+
+@pytest.mark.parametrize("lost", ["estimator", "baseline"])
+def test_estimates_that_are_missing_are_called_that(lost):
+    rules = {"estimator": JamesStein(), "baseline": SampleMean(), lost: missing}
+    report = verify_dominance(**rules, dim=3, n=5, radii=[0, 1], budget=2 * BLOCK, progress=False)
+    assert report.verdict == "undecided"
+    assert report.reason.endswith("an estimate is NaN there, and has no risk")
+
+
+def missing(mean, noise):
+    return mean * math.nan

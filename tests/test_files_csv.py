@@ -231,3 +231,36 @@ def test_what_pandas_writes(tmp_path_factory, data, index):
         assert [note for note in found.notes if "first row" in note or "one name" in note or "whole numbers" in note]
         assert not index or frame.columns.nlevels > 1
         np.testing.assert_array_equal(found.values[-len(expected) :], expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"),
+    [
+        (["weight;height;count", "0,5;1,5;3", "0,7;1,7;4", "0,9;1,2;9"], r"row 2, column 1 \(weight\): .* got '0,5'; "),
+        (
+            ["weight;height;count", "5e-1;1,5;3", "-,7;1,7;4", "0,9e3;1,2;9"],
+            r"row 2, column 2 \(height\): .* got '1,5'",
+        ),
+        (["a;b", "1.234,5;3", "2.345,5;4"], r"row 2, column 1 \(a\): .* got '1.234,5'; decimals take a point$"),
+        (["0,5;1,5;3", "0,7;1,7;4"], r"row 2, column 1 \(0,5\): .* got '0,7'; decimals take a point$"),
+        (["lead,iron", "<0.1,3", "<0.1,4", "<0.1,5", "0.3,6"], r"row 2, column 1 \(lead\): .* a limit is no number"),
+        (["a,b", '3,"1,000"'], r"got '1,000'; thousands take no comma \(1000\), decimals a point \(1.000\)$"),
+        (["a,b", '"-12,345",3'], r"got '-12,345'; thousands take no comma \(-12345\), decimals a point \(-12.345\)$"),
+        (["a,b", '3,"0,500"'], r"got '0,500'; decimals take a point$"),
+        (["a,b", '3,"1,0000"'], r"got '1,0000'; decimals take a point$"),
+        (["a,b", '"1,234,567",2', '"1,234,568",2'], r"got '1,234,567'; thousands take no comma \(1234567\)$"),
+        (["a,b", '3,"1,234.5"'], r"got '1,234.5'; thousands take no comma \(1234.5\)$"),
+    ],
+)
+def test_what_is_meant_for_a_number_names_no_rows(table, rows, error):
+    with pytest.raises(ValueError, match=error):
+        table(lines(*rows))
+
+
+@pytest.mark.parametrize("labels", [["<18", "18-65", ">65"], ["a,1", "b,2", "c,3"], ["1, 2", "x", "y"]])
+def test_names_that_hold_digits_name_the_rows(table, labels):
+    found = table(
+        lines("group,a,b", *(f'"{label}",{row}' for label, row in zip(labels, ["1,2", "3,4", "5,7"], strict=True)))
+    )
+    assert found.rows == labels
+    assert found.columns == ["a", "b"]

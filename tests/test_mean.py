@@ -198,3 +198,19 @@ def test_james_stein_beats_the_mean(radius, target):
     estimate = shrinkstats.james_stein(x, noise, target=target).estimate
     gain = ((x - true) ** 2).sum(axis=1) - ((estimate - true) ** 2).sum(axis=1)
     assert gain.mean() > 4 * gain.std(ddof=1) / math.sqrt(draws)
+
+
+@pytest.mark.parametrize("value", [-1.79e308, 1.79e308, 0.1, -1 / 3, 1e-320, 0.0])
+@pytest.mark.parametrize("channels", [5, 7, 11, 100])
+@pytest.mark.parametrize("noise", [0.0, 1e-40, 1e308])
+def test_equal_means_are_their_grand_mean(value, channels, noise):
+    estimate, factor = shrinkstats.james_stein(np.full(channels, value), noise, target="mean")
+    assert factor == 0
+    np.testing.assert_array_equal(estimate, value)
+
+
+def test_gradients_at_equal_means():
+    torch = pytest.importorskip("torch")
+    mean = torch.full((2, 7), 0.1, dtype=torch.float64, requires_grad=True)
+    shrinkstats.james_stein(mean, 1.0, target="mean").estimate.sum().backward()
+    np.testing.assert_allclose(mean.grad, 1.0)  # all of it comes from the grand mean, which all of them make

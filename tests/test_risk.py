@@ -1,6 +1,7 @@
 """Exact risks against golden values, against simulation, and against what the theorems say."""
 
 import json
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -180,3 +181,34 @@ def test_shapes_and_nan():
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         james_stein_risk(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("dim", "df", "constant"), [(10**6, 7e6, 1.0), (10**6, 10.0, 1.5), (10**9, 1e9, 0.99), (50, 1e12, 1.0)]
+)
+def test_at_the_target_nothing_cancels(dim, df, constant):
+    k = Fraction(constant)
+    exact = dim - (dim - 2) * k * (2 - k) * Fraction(df) / (Fraction(df) + 2)
+    assert james_stein_risk(dim, 0.0, df=df, constant=constant) == pytest.approx(float(exact), rel=1e-14)
+    assert james_stein_risk(10**30, 1.0) == 3
+
+
+def test_large_dimensions_take_bounded_work():
+    """Times and memory are those of the sums; what a longer table gives is the same."""
+    terms = []
+    for dim, df, constant in ((10**6, 1.0, 1.0), (10**7, None, 100.0), (10**12, None, 1.0)):
+        plain = james_stein_risk(dim, 0.0, df=df, constant=constant)
+        terms.append(james_stein_risk(dim, 0.0, df=df, constant=constant, positive_part=True) / plain)
+    assert all(0 <= share < 1 for share in terms)
+    with pytest.raises(ValueError, match="dimensions takes too many terms at radius 400000"):
+        james_stein_risk(10**20, 4e5, positive_part=True)
+    assert james_stein_risk(10**12, 1e9, positive_part=True) == james_stein_risk(10**12, 1e9)
+
+
+@pytest.mark.parametrize(("dim", "df", "constant"), [(7, 3.0, 1.0), (200, None, 1.5), (3000, 5.0, 1.0)])
+def test_without_a_table_sums_are_the_same(monkeypatch, dim, df, constant):
+    radii = [0.0, 1.0, 10.0, 100.0]
+    expected = james_stein_risk(dim, radii, df=df, constant=constant, positive_part=True)
+    monkeypatch.setattr(risk, "_table", lambda *_: None)
+    found = james_stein_risk(dim, radii, df=df, constant=constant, positive_part=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)

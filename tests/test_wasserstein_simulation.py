@@ -112,3 +112,9 @@ def test_bad_input(arguments, message):
     good = {"source": SOURCE, "target": TARGET, "n": 4, "strength": 1.0, "replicates": 100}
     with pytest.raises(ValueError, match=message):
         simulate_blend_distance(**{**good, **arguments})
+
+
+@pytest.mark.parametrize("n", [2**63, 10**30, 2**1023])
+def test_of_so_many_samples_nothing_is_left_to_chance(n):
+    mean, _ = simulate_blend_distance(SOURCE, TARGET, n=n, strength=1, replicates=4)
+    np.testing.assert_allclose(mean, 0, atol=1e-15)

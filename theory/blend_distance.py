@@ -84,7 +84,7 @@ def simulate_blend_distance(
     True
     """
     _, source, target = as_pair(source=source, target=target)
-    n, replicates, seed = at_least("n", 1, n), at_least("replicates", 2, replicates), at_least("seed", 0, seed)
+    n, replicates, seed = float(at_least("n", 1, n)), at_least("replicates", 2, replicates), at_least("seed", 0, seed)
     if np.ndim(target.mean) != 1 or np.shape(source.mean) != np.shape(target.mean):
         raise ValueError(
             "source and target must be vectors of one length, "

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from shrinkstats._arrays import positive_number
 from shrinkstats.estimators import BatchStatistics, RobustNorm, Stein
-from shrinkstats.theory.arguments import at_least
+from shrinkstats.theory.arguments import at_least, check_rules
 from shrinkstats.theory.intervals import Enclosure, Interval, enclose
 from shrinkstats.theory.known import is_known
 from shrinkstats.theory.risk import check_dimension
@@ -107,8 +107,8 @@ def certify(
         If `dim` or `n` is below 1, `noise_df` not positive, None where two rules differ in `df`, or given for an
         estimator that finds its noise itself, or if a formula does not give what its bounds say.
     TypeError
-        If `dim` or `n` is no whole number, `noise_df` no number, or a formula uses what has no bounds (see
-        :class:`SymmetricRule`).
+        If a rule is none (but a class, or a name), `dim` or `n` is no whole number, `noise_df` no number, or a formula
+        uses what has no bounds (see :class:`SymmetricRule`).
 
     Notes
     -----
@@ -145,6 +145,7 @@ def certify(
     """
     dim = check_dimension(dim)
     n = None if n is None else at_least("n", 1, n)
+    check_rules(estimator=estimator, baseline=baseline)
     left, right = _as_rule(estimator), _as_rule(baseline)
     if is_known(left, Stein) and left.mean == "sampling" and is_known(right, JamesStein) and not right.level(dim):
         if noise_df is not None:

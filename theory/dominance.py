@@ -13,6 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shrinkstats._arrays import positive_number
 from shrinkstats.estimators import BatchStatistics, Estimator, Stein
 from shrinkstats.kernels.threads import get_num_threads
@@ -32,12 +34,14 @@ from shrinkstats.theory.simulation import (
     adversary_is_exact,
     simulate,
     symmetric,
+    true_variances,
 )
 
 FIRST = 2  # blocks before the first look; then their number doubles,
 MOST = 32  # but so many are drawn at most before the next look, which is where an interrupted run goes on
 TASK = 8  # blocks of one task at most
 FINEST = 1 / 32  # crossings are located to this part of the grid's length
+SPARE = 2.0**20  # times its expectation an estimate is still in range
 SEEN = 2**16  # replicates drawn where a proof has settled the matter: for the picture, and against its errors
 
 
@@ -169,6 +173,8 @@ def verify_dominance(
     if path is not None and not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be the name of a file, got {type(path).__name__}")
     grid = [Point(radius, name) for name in names for radius in radii]
+    if statistic == "var":
+        _check_variances(problem, grid)
     settings = {
         **_settings(problem, exactly=path is not None),
         "radii": radii,
@@ -407,6 +413,17 @@ def _settings(problem: Problem, *, exactly: bool) -> dict[str, Any]:
 
 
 # Who does the work, and who watches.
+
+
+def _check_variances(problem: Problem, grid: list[Point]) -> None:
+    """That the variances of the truth are in range, and in losses that square them their squares."""
+    power = 1 if problem.loss in ("scale-invariant", "entropy") else 2
+    for point in grid:
+        with np.errstate(over="ignore"):
+            var = true_variances(problem, point)
+            within = SPARE * var.max() ** power < math.inf and var.min() > np.finfo(np.float64).tiny
+        if not within:
+            raise ValueError(f"radii are too large: at {point.radius:g} a variance of the truth leaves the range")
 
 
 def _check_picklable(problem: Problem) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -47,7 +49,7 @@ def variance_bounds(spread: ArrayLike, n: int) -> tuple[NDArray[np.float64], NDA
     r = real("spread", spread)
     if np.any(r < 0):
         raise ValueError(f"spread must not be negative, got {np.min(r):g}")
-    return r * r / (2 * at_least("n", 2, n)), r * r / 4
+    return r * r / 2 / float(at_least("n", 2, n)), r * r / 4
 
 
 def robustnorm_scale_bounds(
@@ -98,4 +100,4 @@ def robustnorm_scale_bounds(
     s = real("sd", sd)
     if np.any(s < 0):
         raise ValueError(f"sd must not be negative, got {np.min(s):g}")
-    return (2 * s) ** power, (np.sqrt(2 * at_least("n", 2, n)) * s) ** power
+    return (2 * s) ** power, (2 * math.sqrt(at_least("n", 2, n) / 2) * s) ** power

@@ -11,7 +11,7 @@ import numpy as np
 from shrinkstats.estimators import BatchStatistics, Estimator, MinMaxNorm, RobustNorm
 from shrinkstats.moments import Statistics
 from shrinkstats.prior import Prior, SamplingNoise, as_prior
-from shrinkstats.theory.arguments import at_least, number, real
+from shrinkstats.theory.arguments import at_least, check_rules, number, real
 from shrinkstats.theory.known import is_known
 from shrinkstats.theory.noise import Gaussian, Noise, WorstCase
 from shrinkstats.theory.rules import SampleMean
@@ -41,9 +41,8 @@ def ask(
         raise ValueError(f'statistic must be "mean" or "var", got {statistic!r}')
     if baseline is None:
         baseline = SampleMean() if statistic == "mean" else BatchStatistics()
+    check_rules(estimator=estimator, baseline=baseline)
     for name, rule in (("estimator", estimator), ("baseline", baseline)):
-        if isinstance(rule, type) or not callable(rule):
-            raise TypeError(f"{name} must be a rule such as Stein(), or a callable; got {rule!r}")
         if statistic == "var" and isinstance(rule, (MinMaxNorm, RobustNorm)):
             raise ValueError(f"{name}: the second statistic of {type(rule).__name__} is a range, not a variance")
         if statistic == "var" and is_known(rule, SampleMean):

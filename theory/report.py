@@ -319,6 +319,8 @@ def _open_words(rows: tuple[Row, ...], better: int, worse: int) -> str:
     tallies = [row.tally for row in still]
     if all(t.difference == 0 and t.difference_m2 == 0 for t in tallies):
         why = "the two estimates were the same in every replicate"
+    elif any(math.isnan(v) for t in tallies for v in (t.estimator, t.baseline)):
+        why = "an estimate is NaN there, and has no risk"
     elif any(_by_adversary(row) for row in still):
         why = "the adversary was only searched for, and a stronger one may turn the sign"
     elif all(math.isinf(row.lower) or math.isinf(row.upper) for row in still):

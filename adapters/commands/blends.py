@@ -90,6 +90,8 @@ def bounds(
     with np.errstate(over="ignore"):
         rows = [at(value) for value in strengths]
         if not np.isfinite(rows).all():
+            if all(np.isfinite(lower).all() for lower, _ in rows):
+                raise UsageError(f"--alpha {alpha:g} is so small that the upper bound overflows; take a larger one")
             raise ValueError(f"the squared distance between {source} and {target} overflows; use a larger unit")
     best = {by: best_strength(a, b, n=n, bound=by, alpha=alpha) for by in ("lower", "upper")}
     reached = {by: at(value) for by, value in best.items()}

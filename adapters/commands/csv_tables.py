@@ -30,6 +30,11 @@ class Table(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+COMMAS = re.compile(r"[-+]?[\d.]*,[\d.,]*\d(e[-+]?\d+)?", re.IGNORECASE)  # of decimals or of thousands
+THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
+LIMIT = re.compile(r"[<>≤≥]=?\s*[-+]?[\d.,]*\d(e[-+]?\d+)?", re.IGNORECASE)  # of detection, as laboratories write
+
+
 def read(path: Path) -> Table:
     """Rows are observations, columns channels; a first row may name the columns, and the first columns the rows."""
     try:
@@ -110,7 +115,10 @@ def _names_rows(title: str | None, cells: list[str]) -> bool:
     if title is not None and UNNAMED.fullmatch(title):
         return True
     filled = [cell for cell in cells if cell.lower() not in NO_WORDS]
-    if 2 * sum(map(_is_number, filled)) < len(filled):
+    numbers = sum(map(_is_number, filled))
+    # What is meant for a number is none, but no name either, and an error later. Limits alone may name groups.
+    meant = sum(bool(COMMAS.fullmatch(cell) or (numbers and LIMIT.fullmatch(cell))) for cell in filled)
+    if 2 * (numbers + meant) < len(filled):
         return True
     counts = title is not None and title.lower() in COUNTERS and bool(filled)
     return counts and all(_is_number(cell) and float(cell).is_integer() for cell in filled)
@@ -174,5 +182,16 @@ def _number(path: Path, line: int, column: int, cell: str, names: list[str] | No
     if not cell.strip():
         return float("nan")
     name = f" ({_short(names[column])})" if names and names[column] else ""
-    hint = "; decimals take a point" if re.fullmatch(r"\s*[-+]?\d*,\d+\s*", cell) else ""
-    raise ValueError(f"{path}, row {line}, column {column + 1}{name}: expected a number, got {_short(cell)!r}{hint}")
+    raise ValueError(
+        f"{path}, row {line}, column {column + 1}{name}: expected a number, got {_short(cell)!r}{_hint(_short(cell))}"
+    )
+
+
+def _hint(cell: str) -> str:
+    """What to write instead of something that was meant for a number."""
+    if THOUSANDS.fullmatch(cell):
+        bare = f"; thousands take no comma ({cell.replace(',', '')})"
+        return bare if cell.count(",") > 1 or "." in cell else f"{bare}, decimals a point ({cell.replace(',', '.')})"
+    if COMMAS.fullmatch(cell):
+        return "; decimals take a point"
+    return "; a limit is no number: write one, or leave the cell empty" if LIMIT.fullmatch(cell) else ""

@@ -14,6 +14,7 @@ import typer
 from numpy.typing import NDArray
 
 import shrinkstats
+from shrinkstats._arrays import as_real, namespace
 from shrinkstats.adapters.commands.arrays import read
 from shrinkstats.adapters.commands.csv_tables import Table
 from shrinkstats.adapters.commands.errors import UsageError
@@ -113,6 +114,10 @@ def _axes(x: NDArray[Any], axis: int, sample_axis: str | None) -> tuple[int, int
 
 def _estimates(file: Path, content: Table, axis: int, sample_axis: str | None, target: float | str) -> _Estimates:
     x = content.values
+    try:
+        as_real("the array", np.empty_like(x, shape=0), namespace(x=x))
+    except TypeError as error:
+        raise ValueError(f"{file}: {error}") from error
     channel_axis, samples_along = _axes(x, axis, sample_axis)
     try:
         with np.errstate(invalid="ignore"):  # infinity in the data; the notes say so

@@ -19,7 +19,7 @@ from shrinkstats.adapters.torch import distributed, memory, openmp
 from shrinkstats.adapters.torch.addresses import DTYPES, ORDINARY, address, array, dense, readable, tensor
 from shrinkstats.estimators import Cotangent, Estimator, Stein
 from shrinkstats.kernels import DISABLED, cpu, generic, team, vectors
-from shrinkstats.moments import Moments, Statistics, moments
+from shrinkstats.moments import Moments, Statistics, moments, weighted
 from shrinkstats.prior import Prior
 
 _NOTHING, _NONE = np.empty(0), np.empty((0, 0), np.uint8)
@@ -164,8 +164,8 @@ def _moments(x: Tensor, extremes: bool) -> tuple[Moments, Any]:
     if x.dtype == torch.float64 and not np.isfinite(m2).all():
         mean, m2, _, _, sample_m2 = cpu.moments(array(x), 1, 0)  # sums may have left the range
     low, high = (groups[3].min(axis=0), groups[4].max(axis=0)) if extremes else [np.full(channels, np.nan)] * 2
-    sample_m2 = m2 if alone else float(size) * size * sample_m2
-    return Moments(count, samples, mean, m2, low, high, samples * float(size) * size, mean, sample_m2), means
+    among = (m2, None) if alone else weighted(sample_m2, float(size))
+    return Moments(count, samples, mean, m2, low, high, samples * float(size) * size, mean, *among), means
 
 
 def _affine(x: Tensor, center: Any, scale: Any, weight: Any, bias: Any, out: Tensor) -> Any:

@@ -14,7 +14,7 @@ from shrinkstats.adapters.torch import fused
 from shrinkstats.adapters.torch.addresses import array
 from shrinkstats.estimators import Estimator
 from shrinkstats.kernels import cpu
-from shrinkstats.moments import Moments
+from shrinkstats.moments import Moments, weighted
 
 
 def normalize(layer: Any, x: Tensor, estimator: Estimator) -> Tensor:
@@ -63,6 +63,7 @@ def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
     between = xp.sum(deviation * deviation, axis=1)
     low, high = (xp.min(bounds[0], axis=1), xp.max(bounds[1], axis=1)) if extremes else (mean * math.nan,) * 2
     count = size * pixels
+    sample_m2, less = weighted(between, float(pixels))
     return Moments(
         count=count,
         samples=size,
@@ -72,7 +73,8 @@ def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
         maximum=high,
         sample_weight=1.0 * count * pixels,
         sample_mean=mean,
-        sample_m2=pixels**2 * between,
+        sample_m2=sample_m2,
+        _less=less,
     )
 
 
