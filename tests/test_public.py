@@ -78,3 +78,16 @@ def test_the_version_is_the_installed_one():
     from importlib.metadata import version
 
     assert shrinkstats.__version__ == version("shrinkstats")
+
+
+@pytest.mark.parametrize("old", ["evaluation", "demo"])
+def test_old_names_of_the_commands_parts(old):
+    pytest.importorskip("torch", reason="needs the extra shrinkstats[torch]")
+    pytest.importorskip("typer", reason="needs the extra shrinkstats[cli]")
+    module = importlib.import_module(f"shrinkstats.adapters.{old}")
+    for name in getattr(module, "__all__", ["run"]):
+        with pytest.warns(DeprecationWarning, match=rf"{old}\.{name} is shrinkstats\.adapters\.commands\.\S+ now"):
+            found = getattr(module, name)
+        assert found.__name__.split(".")[-1] == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        module.nothing

@@ -15,7 +15,8 @@ MAY = {  # the rooms that a room may use beside itself
     "checks and files": set(),
     "kernels": SMALL,
     **dict.fromkeys(("core", "theory", "torch", "sklearn"), CORE),
-    **dict.fromkeys(("attacks", "datasets", "models", "robustness", "segmentation", "training"), SMALL),
+    **dict.fromkeys(("attacks", "datasets", "models", "robustness"), SMALL),
+    **dict.fromkeys(("evaluation", "demo"), {"commands"}),  # old names, for one release
 }
 FILES = {f"shrinkstats.{name}" for name in ("_arrays", "_files", "_first_use")}  # below everything else
 SCREENS = ("rich", "typer")  # for commands alone
@@ -53,23 +54,25 @@ def room_of(module):
     return "checks and files" if module in FILES else "core"
 
 
-def imported(tree):
-    """The modules that a file imports, at its top or within functions."""
+def imported(tree, package):
+    """The modules that a file of a package imports, at its top or within functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "relative imports have no name to look up"
+            outer = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            origin = ".".join([*outer, *filter(None, [node.module])])
             for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in SOURCES else node.module
+                inner = f"{origin}.{alias.name}"
+                yield inner if inner in SOURCES else origin
 
 
 def offences(module, text):
     """The imports of a file that its room may not have."""
     own = room_of(module)
+    package = module if SOURCES.get(module, Path()).name == "__init__.py" else module.rpartition(".")[0]
     found = set()
-    for name in imported(ast.parse(text)):
+    for name in imported(ast.parse(text), package):
         other = room_of(name)
         if other is None:
             forbidden = name.split(".")[0] in SCREENS and own not in ("commands", "benchmarks")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from shrinkstats.adapters.commands.errors import UsageError
 from shrinkstats.adapters.commands.statistics_files import Vector, statistics
 from shrinkstats.moments import Statistics
 from shrinkstats.wasserstein import best_strength, wasserstein_bounds
