@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkstats._files import UsageError, read
-from shrinkstats.moments import Statistics
+from shrinkstats.values import Statistics
 from shrinkstats.wasserstein import best_strength, wasserstein_bounds
 
 Vector = NDArray[np.float64]

@@ -7,14 +7,14 @@ subclass of :class:`Estimator` with a method :meth:`~Estimator.statistics`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from shrinkstats import kernels
 from shrinkstats._arrays import Array, namespace, positive_number
 from shrinkstats.mean import pull_by_channels, shrink, shrink_by_channels
-from shrinkstats.moments import Moments, Statistics
-from shrinkstats.prior import Prior, as_prior, blend, shrunken_blend, stein_blend
+from shrinkstats.prior import blend, shrunken_blend, stein_blend
 from shrinkstats.regularized import STRENGTH, lasso_statistics, ridge_statistics
+from shrinkstats.values import Cotangent, Moments, Prior, Statistics, as_prior
 from shrinkstats.variance import shrink_variances
 
 __all__ = [
@@ -29,16 +29,6 @@ __all__ = [
     "Stein",
     "SteinBlend",
 ]
-
-
-class Cotangent(NamedTuple):
-    """Gradient of a loss with respect to the moments of a batch; None is zero."""
-
-    mean: Array | None = None
-    m2: Array | None = None
-    minimum: Array | None = None
-    maximum: Array | None = None
-    sample_m2: Array | None = None
 
 
 @dataclass(frozen=True)

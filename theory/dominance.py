@@ -16,8 +16,6 @@ from typing import Any
 from shrinkstats._arrays import positive_number
 from shrinkstats.estimators import BatchStatistics, Estimator, Stein
 from shrinkstats.kernels.threads import get_num_threads
-from shrinkstats.moments import Statistics
-from shrinkstats.prior import Prior
 from shrinkstats.theory.arguments import at_least
 from shrinkstats.theory.certificate import certify
 from shrinkstats.theory.known import is_known
@@ -33,6 +31,7 @@ from shrinkstats.theory.simulation import (
     simulate,
     symmetric,
 )
+from shrinkstats.values import Prior, Statistics
 
 FIRST = 2  # blocks before the first look; then their number doubles,
 MOST = 32  # but so many are drawn at most before the next look, which is where an interrupted run goes on

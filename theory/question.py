@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from shrinkstats.estimators import BatchStatistics, Estimator, MinMaxNorm, RobustNorm
-from shrinkstats.moments import Statistics
-from shrinkstats.prior import Prior, SamplingNoise, as_prior
 from shrinkstats.theory.arguments import at_least, number, real
 from shrinkstats.theory.known import is_known
 from shrinkstats.theory.noise import Gaussian, Noise, WorstCase
 from shrinkstats.theory.rules import SampleMean
 from shrinkstats.theory.simulation import Problem, draws_observations, symmetric
+from shrinkstats.values import Prior, SamplingNoise, Statistics, as_prior
 
 LOSSES = ("squared", "scale-invariant", "entropy")
 DIRECTIONS = ("axis", "diagonal", "random")

@@ -483,7 +483,10 @@ def estimate(
         own = var / n if known is None else np.broadcast_to(known / n, mean.shape)
         unknown = np.full_like(mean, np.nan)  # so that a rule is found out that says it does not look at them, and does
         low, high = (unknown, unknown) if ends is None else (mean + ends[0], mean + ends[1])
-        moments = Moments(n, n, mean, var * (n - 1), low, high, float(n), mean, own * (n * (n - 1)))
+        squares, between = var * (n - 1), own * (n * (n - 1))
+        moments = Moments.of_equal_samples(
+            count=n, samples=n, mean=mean, m2=squares, minimum=low, maximum=high, sample_m2=between
+        )
         statistics = rule.statistics(moments, _prior(problem))
         found = statistics.mean if problem.statistic == "mean" else statistics.var
         if ends is None and np.isnan(found).any():

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from shrinkstats.adapters.torch.addresses import tensor
-from shrinkstats.moments import Moments
+from shrinkstats.values import Moments
 
 RECALLED = 16  # batches whose backward pass may ask again
 

@@ -14,7 +14,7 @@ from shrinkstats.adapters.torch import fused
 from shrinkstats.adapters.torch.addresses import array
 from shrinkstats.estimators import Estimator
 from shrinkstats.kernels import cpu
-from shrinkstats.moments import Moments
+from shrinkstats.values import Moments
 
 
 def normalize(layer: Any, x: Tensor, estimator: Estimator) -> Tensor:
@@ -63,15 +63,13 @@ def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
     between = xp.sum(deviation * deviation, axis=1)
     low, high = (xp.min(bounds[0], axis=1), xp.max(bounds[1], axis=1)) if extremes else (mean * math.nan,) * 2
     count = size * pixels
-    return Moments(
+    return Moments.of_equal_samples(
         count=count,
         samples=size,
         mean=mean,
         m2=xp.sum(m2, axis=1) + pixels * between,
         minimum=low,
         maximum=high,
-        sample_weight=1.0 * count * pixels,
-        sample_mean=mean,
         sample_m2=pixels**2 * between,
     )
 

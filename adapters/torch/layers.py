@@ -22,8 +22,7 @@ from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
 from shrinkstats.adapters.torch.streaming import Streaming, check_computed_now, peers_in_load
 from shrinkstats.estimators import Estimator, Stein, SteinBlend
 from shrinkstats.kernels import vectors
-from shrinkstats.moments import Moments
-from shrinkstats.prior import Prior
+from shrinkstats.values import Moments, Prior
 
 
 class _Affine:
