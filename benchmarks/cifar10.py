@@ -23,7 +23,7 @@ from benchmarks import runner
 from benchmarks.cifar10_cells import BATCH, EPS, Bench, Cell, correct, first_cells, more_cells, row
 from benchmarks.cifar10_data import Data, Shuffled
 from benchmarks.cifar10_guards import guards
-from benchmarks.cifar10_nets import NORMS, Subject, subjects
+from benchmarks.cifar10_nets import NORMS, Subject, norm, subjects
 from benchmarks.record import save
 from benchmarks.runner import Cells, first_rank
 from shrinkstats.adapters.attacks import PGD, classification
@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, measure, record."""
     parser = runner.parser(__doc__, PRESETS)
     parser.add_argument("--nets", nargs="+")
-    parser.add_argument("--norms", nargs="+", choices=NORMS)
+    parser.add_argument("--norms", nargs="+", type=norm)
     parser.add_argument("--trainings", nargs="+", choices=["natural", "adversarial"])
     parser.add_argument("--seeds", nargs="+", type=int)
     for name in ("epochs", "train-images", "validation-images", "test-images"):

@@ -13,39 +13,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks.adaptation import MEAN, STD
+from benchmarks.runner import rule_name
 from shrinkstats.adapters import models
 from shrinkstats.adapters.attacks import Standardized
 from shrinkstats.adapters.torch import AdaptiveBatchNormNetwork, adapt, calibrate, convert
-from shrinkstats.estimators import (
-    BatchStatistics,
-    Estimator,
-    JSNorm,
-    Lasso,
-    MinMaxNorm,
-    PriorBlend,
-    Ridge,
-    RobustNorm,
-    Stein,
-    SteinBlend,
-)
+from shrinkstats.estimators import BatchStatistics
+from shrinkstats.rules.registry import RULES, named
 
-ESTIMATORS: dict[str, Estimator] = {
-    "batch_norm": BatchStatistics(),
-    "robust_norm": RobustNorm(),  # equation 14 of its paper
-    "stein_sampling": Stein(),
-    "stein_published": Stein.published(),
-    "stein_sampling_mean_only": Stein(var=None),
-    "stein_published_mean_only": Stein(mean="channel", var=None),
-    "js_norm": JSNorm(),
-    "min_max_norm": MinMaxNorm(),  # equation 11
-    **{f"robust_norm_{power:g}": RobustNorm(power) for power in (0.05, 0.1, 0.3, 0.5, 1.0)},  # 1 is equation 12
-    "ridge": Ridge(),
-    "lasso": Lasso(),
-    "prior_blend": PriorBlend(16.0),
-    "stein_blend": SteinBlend(),
-}
-NORMS = (*ESTIMATORS, "group_norm", "none", "abnn")
+WITHOUT_RULE = ("group_norm", "none", "abnn")
+NORMS = (*RULES, *WITHOUT_RULE)
 MODES = ("running", "batch")
+
+
+def norm(name: str) -> str:
+    """A normalization by name, as a command line gives it; module:Rule is one of the user's own."""
+    return name if name in WITHOUT_RULE else rule_name(name)
 
 
 @dataclass(frozen=True)
@@ -80,7 +62,7 @@ class Subject:
         else:
             net = getattr(models, self.net)()
             if self.norm != "batch_norm":
-                convert(net, ESTIMATORS[self.norm])
+                convert(net, named(self.norm))
         return Standardized(net, MEAN, STD).to(memory_format=torch.channels_last)
 
     def prepare(self, net: nn.Module, folder: Path) -> bool:
@@ -101,12 +83,12 @@ class Subject:
         elif mode == "batch":
             with warnings.catch_warnings():  # during training a Stein blend is not calibrated yet
                 warnings.filterwarnings("ignore", message="not calibrated")
-                adapt(net, ESTIMATORS[self.norm])
+                adapt(net, named(self.norm))
         return net
 
     def calibrate(self, net: nn.Module, images: Iterable[Tensor]) -> None:
-        """Measure what the Stein blend needs to know; no other norm does."""
-        if self.norm == "stein_blend":
+        """Measure the noise that a rule looks at, as the Stein blend does."""
+        if self.norm not in WITHOUT_RULE and named(self.norm).uses_noise:
             calibrate(net, images)
 
 

@@ -42,18 +42,12 @@ from benchmarks.cifar_results import (
 from benchmarks.record import load
 from shrinkstats._files import whole
 from shrinkstats.adapters.torch.landscape import Landscape
+from shrinkstats.rules.looks import LOOKS
 
-LOOKS = {  # norm -> colour and marker; the others are in the tables
-    "batch_norm": ("#0072B2", "o"),
-    "robust_norm": ("#D55E00", "D"),
-    "stein_sampling": ("#009E73", "^"),
-    "stein_published": ("#CC79A7", "v"),
-    "js_norm": ("#56B4E9", "<"),
-    "stein_blend": ("#E69F00", ">"),
-    "group_norm": ("#8c510a", "P"),
-    "none": ("#666666", "s"),
-    "abnn": ("#000000", "X"),
-}
+DRAWN = (  # the others are in the tables
+    *("batch_norm", "robust_norm", "stein_sampling", "stein_published", "js_norm", "stein_blend"),
+    *("group_norm", "none", "abnn"),
+)
 ATTACKS = {
     ("clean", 0.0): ("clean", "#666666", "s"),
     ("gaussian", 0.25): ("Gaussian noise", "#56B4E9", "v"),
@@ -104,7 +98,7 @@ def over_batch_size(result: dict[str, Any]) -> Figure | None:
             known = [(float(size), value) for size, value in points if value is not None]
             if setting.mode == "batch":
                 _line(axis, known, setting)
-            elif known and setting.norm in LOOKS:
+            elif known and setting.norm in DRAWN:
                 label = norm_name(setting.norm) if setting.norm in WITHOUT_STATISTICS else None
                 axis.axhline(known[-1][1].mean, color=LOOKS[setting.norm][0], linestyle=":", label=label)
         axis.set(xscale="log", xlabel="images in a batch (dotted: running statistics)", ylim=(-2, 102))
@@ -137,7 +131,7 @@ def over_training(result: dict[str, Any]) -> Figure | None:
     trainings = [r for r in result["trainings"] if len(r["history"]) > 1 and r["norm"] not in WITHOUT_STATISTICS]
     if not trainings:
         return None
-    norms = [norm for norm in LOOKS if norm in _norms(trainings)]
+    norms = [norm for norm in DRAWN if norm in _norms(trainings)]
     groups = list(dict.fromkeys((row["net"], row["training"]) for row in trainings))
     figure, axes = plt.subplots(
         2 * len(groups),
@@ -174,10 +168,10 @@ def over_training(result: dict[str, Any]) -> Figure | None:
 
 def landscapes(result: dict[str, Any]) -> Figure | None:
     """Losses around the trained weights, on one scale; a row for every network and mode, a column for every norm."""
-    rows = [row for row in result["rows"] if row["norm"] in LOOKS]
+    rows = [row for row in result["rows"] if row["norm"] in DRAWN]
     if not rows:
         return None
-    norms = [norm for norm in LOOKS if norm in _norms(rows)]
+    norms = [norm for norm in DRAWN if norm in _norms(rows)]
     lines = list(dict.fromkeys((row["net"], row["training"], row["mode"]) for row in rows))
     found = {
         (row["net"], row["training"], row["mode"], row["norm"]): Landscape(
@@ -243,7 +237,7 @@ def _panels(
 
 
 def _line(axis: Axes, points: list[Point], setting: Setting) -> None:
-    if setting.norm in LOOKS:
+    if setting.norm in DRAWN:
         _band(axis, points, norm_name(setting.norm), *LOOKS[setting.norm])
 
 

@@ -11,23 +11,14 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from benchmarks.cifar10_cells import BATCH
+from shrinkstats.rules.base import label_of
+from shrinkstats.rules.registry import RULES
 
 PUBLISHED = Path(__file__).parent / "published"
 Row = dict[str, Any]
 
 NAMES = {
-    "batch_norm": "batch norm",
-    "robust_norm": "RobustNorm",
-    "min_max_norm": "min-max norm",
-    "stein_sampling": "Stein, sampling noise",
-    "stein_published": "Stein, as published",
-    "stein_sampling_mean_only": "Stein, sampling noise, mean only",
-    "stein_published_mean_only": "Stein, as published, mean only",
-    "js_norm": "JSNorm",
-    "ridge": "ridge",
-    "lasso": "lasso",
-    "prior_blend": "prior blend",
-    "stein_blend": "Stein blend",
+    **{name: label_of(rule) for name, rule in RULES.items()},
     "group_norm": "group norm",
     "none": "none (Fixup)",
     "abnn": "ABNN",
@@ -68,8 +59,7 @@ class Share(NamedTuple):
 
 def norm_name(norm: str) -> str:
     """As tables and legends call it."""
-    family, _, power = norm.rpartition("_")
-    return f"{NAMES[family]}, p = {power}" if norm not in NAMES and family in NAMES else NAMES.get(norm, norm)
+    return NAMES.get(norm, norm)
 
 
 def settings(rows: Iterable[Row]) -> list[Setting]:

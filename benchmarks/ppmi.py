@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import ppmi_tables, runner
-from benchmarks.cifar10_nets import ESTIMATORS
 from benchmarks.ppmi_data import Part, Shuffled, parts
 from benchmarks.ppmi_nets import NETS, Run
 from benchmarks.ppmi_scores import extents_alone, summary
@@ -204,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--shape", nargs=3, type=int, help="voxels of the common grid")
     parser.add_argument("--harmonize", metavar="COLUMN", help="take out the differences between the table's scanners")
     parser.add_argument("--nets", nargs="+", choices=NETS)
-    parser.add_argument("--norms", nargs="+", choices=ESTIMATORS)
+    parser.add_argument("--norms", nargs="+", type=runner.rule_name)
     for name in ("seeds", "batches", "sizes"):
         parser.add_argument(f"--{name}", nargs="+", type=int)
     for name in ("epochs", "patience"):

@@ -14,11 +14,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.charts import STATIC
-from benchmarks.cifar_pictures import LOOKS
+from benchmarks.cifar_pictures import DRAWN
 from benchmarks.cifar_results import norm_name
 from benchmarks.ppmi_tables import ATTACKS, NETS
 from benchmarks.record import load
 from shrinkstats._files import whole
+from shrinkstats.rules.looks import LOOKS
 
 WIDTH = 0.14  # between the norms of a condition
 
@@ -28,7 +29,7 @@ def under_attack(result: dict[str, Any]) -> Figure:
     rows = [row for row in result["rows"] if row["mode"] == "running"]
     kinds = sorted({(row["attack"], row["eps"]) for row in rows}, key=lambda kind: (list(ATTACKS).index(kind[0]), kind))
     panels = list(dict.fromkeys((row["net"], row["train_batch"]) for row in rows))
-    norms = [norm for norm in LOOKS if any(row["norm"] == norm for row in rows)]
+    norms = [norm for norm in DRAWN if any(row["norm"] == norm for row in rows)]
     figure, axes = plt.subplots(
         1, len(panels), figsize=(5.2 * len(panels) + 0.4, 4), sharey=True, squeeze=False, layout="constrained"
     )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from shrinkstats._files import signed, verified
 from shrinkstats.adapters.training import Step, fit, save_weights
+from shrinkstats.rules.registry import named
 
 Row = dict[str, Any]
 Preset = TypeVar("Preset")
@@ -47,6 +48,21 @@ class Share(NamedTuple):
     def part(self, items: list[Item]) -> list[Item]:
         """What this process does of them."""
         return items[self.index :: self.count]
+
+
+def rule_name(name: str) -> str:
+    """A rule by name, as a command line gives it; module:Rule is one of the user's own.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If there is none.
+    """
+    try:
+        named(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
 
 
 def parser(description: str | None, presets: Iterable[str]) -> argparse.ArgumentParser:

@@ -184,7 +184,7 @@ def application() -> "typer.Typer":
             str,
             typer.Argument(
                 help="stein, published, james-stein, james-stein-plain (no positive part), gamma-stein, sample-mean, "
-                "sample-variance, ridge, lasso, prior-blend or stein-blend."
+                "sample-variance, ridge, lasso, prior-blend or stein-blend; or module:Rule, one of your own."
             ),
         ],
         dim: Annotated[int, typer.Option(min=1, help="Channels.")],
@@ -346,7 +346,7 @@ def application() -> "typer.Typer":
         ] = None,
         batches: Annotated[str, typer.Option(help="Images that share statistics; 'full' is all.")] = "1,8,64",
         estimators: Annotated[
-            str, typer.Option(help="Where statistics come from: trained, batch, prior:N, stein.")
+            str, typer.Option(help="Where statistics come from: trained, batch, prior:N, stein; or module:Rule.")
         ] = "trained,batch,prior:16,stein",
         images: Annotated[int, typer.Option(min=1, help="Images of each shift.")] = 1024,
         seed: Annotated[int, typer.Option(min=0, help="Chooses the images; same seed, same numbers.")] = 0,

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from shrinkstats._files import UsageError
 from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, Ridge, Stein, SteinBlend
+from shrinkstats.rules.registry import imported
 from shrinkstats.theory.dominance import verify_dominance
 from shrinkstats.theory.noise import (
     ClippedCauchy,
@@ -68,8 +69,13 @@ NOISES: dict[str, type[Noise]] = {
 
 
 def rule(option: str, name: str, constant: float | None, statistic: str) -> Any:
-    """The rule of this name."""
-    found = _named(option, name, RULES)
+    """The rule of this name, or a user's own by module:Rule."""
+    if ":" in name:
+        try:
+            return imported(name, *(() if constant is None else (constant,)))
+        except ValueError as error:
+            raise UsageError(f"{option}: {error}") from error
+    found = _named(option, name, RULES, ", or module:Rule")
     if statistic not in found.statistics:
         what, other = ("means", "mean") if "mean" in found.statistics else ("variances", "var")
         raise UsageError(f"{name} estimates {what}: it goes with --statistic {other}")
@@ -161,9 +167,9 @@ def _constant_of(option: str) -> str:
     return "--against-constant" if option == "--against" else "--constant"
 
 
-def _named(option: str, name: str, known: dict[str, Named]) -> Named:
+def _named(option: str, name: str, known: dict[str, Named], others: str = "") -> Named:
     if name not in known:
-        raise UsageError(f"{option} must be one of {', '.join(known)}, got {name!r}")
+        raise UsageError(f"{option} must be one of {', '.join(known)}{others}, got {name!r}")
     return known[name]
 
 

@@ -17,9 +17,10 @@ from torch.autograd import forward_ad
 
 from shrinkstats.adapters.torch import distributed, memory, openmp
 from shrinkstats.adapters.torch.addresses import DTYPES, ORDINARY, address, array, dense, readable, tensor
-from shrinkstats.estimators import Estimator, Stein
+from shrinkstats.estimators import Estimator
 from shrinkstats.kernels import DISABLED, cpu, generic, team, vectors
 from shrinkstats.moments import moments
+from shrinkstats.rules.base import said
 from shrinkstats.values import Cotangent, Moments, Prior, Statistics
 
 _NOTHING, _NONE = np.empty(0), np.empty((0, 0), np.uint8)
@@ -198,11 +199,9 @@ def _plan(name: str, *arrays: Tensor, sample_axis: int | None = None) -> team.Pa
 
 
 def _statistics(rule: Rule) -> Statistics:
-    """The estimator on the batch's moments; Stein's rules, the layers' default, are compiled."""
-    estimator, batch = rule.estimator, rule.moments
-    if type(estimator) is not Stein:
-        return estimator.statistics(batch, rule.prior)
-    return Statistics(*vectors.stein(batch.mean, batch.m2, batch.noise, batch.count, *estimator.rules))
+    """The estimator on the batch's moments, compiled if it can be."""
+    compiled = said(rule.estimator, "compiled")
+    return rule.estimator.statistics(rule.moments, rule.prior) if compiled is None else compiled(rule.moments)
 
 
 def _pullback(rule: Rule, g: Statistics) -> Cotangent:

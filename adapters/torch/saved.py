@@ -84,11 +84,17 @@ def _described(rule: Estimator) -> dict[str, Any]:
     """A rule as plain data; of a rule of somebody's own, its name."""
     if isinstance(rule, Streaming):
         return {**_described(rule.estimator), "memory": rule.capacity}
-    kind = type(rule)
-    if RULES.get(kind.__name__) is not kind:
-        return {"estimator": f"{kind.__module__}.{kind.__qualname__}"}
+    name = name_of(rule)
+    if name is None:
+        return {"estimator": f"{type(rule).__module__}.{type(rule).__qualname__}"}
     options = {field.name: getattr(rule, field.name) for field in fields(rule)}
-    return {"estimator": kind.__name__, **{k: _plain(v) for k, v in options.items()}}
+    return {"estimator": name, **{k: _plain(v) for k, v in options.items()}}
+
+
+def name_of(rule: Estimator) -> str | None:
+    """What a file calls a rule of :mod:`shrinkstats.estimators`; None for one of somebody's own."""
+    kind = type(rule)
+    return kind.__name__ if kind in RULES.values() else None
 
 
 def _plain(value: Any) -> Any:
