@@ -222,13 +222,12 @@ def _compiled(source: Any, target: Any, noise: Any, kappa: float, share: float) 
     """The blend of ordinary NumPy vectors with calibrated noise, which is what a network asks for; else None."""
     if not (isinstance(source, Statistics) and isinstance(target, Moments) and isinstance(noise, SamplingNoise)):
         return None
-    vectors = (*source, *noise)
-    if not all(type(v) is np.ndarray and v.dtype == np.float64 and v.ndim == 1 for v in vectors):
+    vectors, mean = (*source, *noise), target.mean
+    if {type(v) for v in (*vectors, mean)} != {np.ndarray}:
         return None
-    mean = target.mean
-    if type(mean) is not np.ndarray or mean.dtype != np.float64 or mean.size == 0:
+    if any(v.dtype != np.float64 for v in (*vectors, mean)) or mean.size == 0:
         return None
-    if any(v.shape != mean.shape[-1:] for v in vectors):
+    if any(v.ndim != 1 or v.shape != mean.shape[-1:] for v in vectors):
         return None
     found = kernels.load("blend").stein_blend(source, (mean, target.var()), noise, kappa, share)
     return None if found is None else Statistics(*found)

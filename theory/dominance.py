@@ -334,10 +334,11 @@ class _Search:
                 "name another file, or remove it to start over"
             )
         drawn = found.settings.get("budget")
+        drawn = drawn if isinstance(drawn, int) else 0
         seen: set[Point] = set()
         for row in found.rows:
             point, count = Point(row.radius, row.direction), row.tally.replicates
-            possible = point not in seen and count % BLOCK == 0 and type(drawn) is int and count <= drawn
+            possible = point not in seen and count % BLOCK == 0 and count <= drawn
             inside = row.radius <= self.settings["radii"][-1] and row.direction in self.settings["directions"]
             if not (possible and inside) or len(seen) == self.added_at_most:
                 raise ValueError(f"{path} says what no run has drawn ({row}): remove it to start over")

@@ -58,7 +58,7 @@ def read(saved: Any, layer: Any) -> tuple[Estimator | None, int, str | None]:
         if not isinstance(content, dict) or content.keys() - {"image_rows", "adaptation"}:
             raise ValueError("not an entry of ours")
         rows = content.get("image_rows", 1)
-        if type(rows) is not int or rows < 1:
+        if not _is_number_of_images(rows):
             raise ValueError(f"{rows!r} rows of an image")
         if "adaptation" not in content:
             return None, rows, None
@@ -68,7 +68,7 @@ def read(saved: Any, layer: Any) -> tuple[Estimator | None, int, str | None]:
             raise ValueError(f"{name!r} is no name of a rule")
         if name not in RULES:
             return None, rows, name
-        if memory is not None and (type(memory) is not int or memory < 1):
+        if memory is not None and not _is_number_of_images(memory):
             raise ValueError(f"a memory of {memory!r} images")
         for field in fields(RULES[name]):
             numbers = field.type == "float"
@@ -95,6 +95,10 @@ def name_of(rule: Estimator) -> str | None:
     """What a file calls a rule of :mod:`shrinkstats.estimators`; None for one of somebody's own."""
     kind = type(rule)
     return kind.__name__ if kind in RULES.values() else None
+
+
+def _is_number_of_images(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _plain(value: Any) -> Any:
