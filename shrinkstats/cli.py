@@ -184,7 +184,8 @@ def application() -> "typer.Typer":
             str,
             typer.Argument(
                 help="stein, published, james-stein, james-stein-plain (no positive part), gamma-stein, sample-mean, "
-                "sample-variance, ridge, lasso, prior-blend or stein-blend; or module:Rule, one of your own."
+                "sample-variance, ridge, lasso, prior-blend or stein-blend; a name of the studies, such as "
+                "robust_norm; or module:Rule, one of your own."
             ),
         ],
         dim: Annotated[int, typer.Option(min=1, help="Channels.")],

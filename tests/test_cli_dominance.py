@@ -17,7 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from shrinkstats.cli import INTERRUPTED, application
-from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, Ridge, Stein, SteinBlend
+from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, Ridge, RobustNorm, Stein, SteinBlend
 from shrinkstats.theory import command, verify_dominance
 from shrinkstats.theory.noise import (
     ClippedCauchy,
@@ -115,6 +115,7 @@ def test_every_verdict_and_all_of_them_succeed(call, arguments, word):
         ("prior-blend", 16.0, "mean", PriorBlend(16.0)),
         ("stein-blend", None, "mean", SteinBlend()),
         ("stein-blend", 0.5, "var", SteinBlend(0.5)),
+        ("robust_norm_0.5", None, "mean", RobustNorm(0.5)),
     ],
 )
 def test_rules_by_name(name, constant, statistic, expected):

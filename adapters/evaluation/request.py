@@ -7,7 +7,7 @@ import re
 from shrinkstats._files import UsageError
 from shrinkstats.adapters.evaluation.data import CLEAN, MIXED, SEVERITIES, Condition, Data
 from shrinkstats.estimators import BatchStatistics, Estimator, PriorBlend, SteinBlend
-from shrinkstats.rules.registry import named
+from shrinkstats.rules.registry import RULES, named
 
 TRAINED = "trained"
 
@@ -70,7 +70,7 @@ def estimators(text: str) -> dict[str, Estimator | None]:
     Raises
     ------
     UsageError
-        If a word is not ``trained``, ``batch``, ``stein``, ``prior:N`` or ``module:Rule``.
+        If a word is not ``trained``, ``batch``, ``stein``, ``prior:N``, a name of the studies or ``module:Rule``.
     """
     plain = {TRAINED: None, "batch": BatchStatistics(), "stein": SteinBlend()}
     found: dict[str, Estimator | None] = {}
@@ -79,7 +79,7 @@ def estimators(text: str) -> dict[str, Estimator | None]:
             found[word] = plain[word]
             continue
         name, colon, number = word.partition(":")
-        if colon and name != "prior":
+        if word in RULES or (colon and name != "prior"):
             try:
                 found[word] = named(word)
             except ValueError as error:
