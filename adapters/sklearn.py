@@ -13,8 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from shrinkstats import moments
 from shrinkstats.estimators import Estimator, Stein
-from shrinkstats.moments import Moments
-from shrinkstats.prior import Prior, SamplingNoise, as_prior
+from shrinkstats.values import Moments, Prior, SamplingNoise, as_prior
 
 __all__ = ["SteinScaler"]
 

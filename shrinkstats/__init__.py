@@ -8,10 +8,11 @@ from importlib.metadata import version as _version
 
 from shrinkstats import estimators
 from shrinkstats.mean import Shrunk, channel_james_stein, james_stein
-from shrinkstats.moments import Moments, Statistics, moments
+from shrinkstats.moments import moments
 from shrinkstats.normalize import normalize
-from shrinkstats.prior import Prior, SamplingNoise, blend, stein_blend
+from shrinkstats.prior import blend, stein_blend
 from shrinkstats.regularized import ridge, soft_threshold
+from shrinkstats.values import Moments, Prior, SamplingNoise, Statistics
 from shrinkstats.variance import gamma_stein
 from shrinkstats.wasserstein import best_strength, wasserstein2, wasserstein_bounds
 

@@ -98,7 +98,7 @@ def as_constant(x: Array, xp: Namespace) -> Array:
 @cache
 def _register() -> None:
     """Let JAX's functions take and return Moments."""
-    from shrinkstats.moments import register_with_jax
+    from shrinkstats.values import register_with_jax
 
     register_with_jax()
 

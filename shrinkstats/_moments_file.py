@@ -19,6 +19,7 @@ OF_NOTHING = {
     "mean": math.nan, "m2": 0.0, "minimum": math.inf, "maximum": -math.inf, "sample_mean": math.nan, "sample_m2": 0.0
 }  # fmt: skip
 VECTORS = tuple(OF_NOTHING)
+FIELDS = (*NUMBERS, *VECTORS)
 
 
 def write(path: Path, fields: dict[str, NDArray[Any]]) -> None:
@@ -39,7 +40,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def _unpack(file: Any) -> dict[str, NDArray[Any]]:
     with zipfile.ZipFile(file) as archive:
-        expected = {f"{name}.npy": name for name in (*NUMBERS, *VECTORS)}
+        expected = {f"{name}.npy": name for name in FIELDS}
         if sorted(archive.namelist()) != sorted(expected):
             raise ValueError(f"it holds {', '.join(archive.namelist()) or 'nothing'}; expected {', '.join(expected)}")
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):

@@ -87,7 +87,7 @@ def _normalize(
 ) -> Array:
     xp = namespace(x=x, weight=weight, bias=bias)
     x = as_constant(x, xp)
-    if type(x) is np.memmap:  # or the result would claim to be one
+    if isinstance(x, np.memmap):  # or the result would claim to be one
         x = x.view(np.ndarray)
     x = x if kernels.supports(x) else as_real("x", x, xp)
     axis, _ = check_axes(x, axis, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,39 +22,8 @@ from shrinkstats._arrays import (
     root,
 )
 from shrinkstats.mean import finite, shrinkage_factor, unit_scale
-from shrinkstats.moments import Moments, Statistics, as_pair, as_statistics
-
-
-class SamplingNoise(NamedTuple):
-    """How far the statistics of a batch scatter around the training data's without any shift.
-
-    Attributes
-    ----------
-    mean : array of shape (..., c)
-        Sampling variance of the batch mean.
-    sd, sd_bias : array of shape (..., c)
-        Variance and mean of sd_batch / sd_source - 1 over training batches of the size at hand.
-    """
-
-    mean: Array
-    sd: Array
-    sd_bias: Array
-
-
-class Prior(NamedTuple):
-    """Training statistics together with the noise to expect of a batch, as an estimator takes them.
-
-    Attributes
-    ----------
-    mean, var : array of shape (..., c)
-        The training statistics.
-    noise : SamplingNoise, array or None
-        What :func:`stein_blend` takes; None leaves it to the batch.
-    """
-
-    mean: Array
-    var: Array
-    noise: SamplingNoise | Array | None = None
+from shrinkstats.values import Moments, SamplingNoise, Statistics, as_pair
+from shrinkstats.values import Prior as Prior  # whose home this was
 
 
 def blend(
@@ -254,13 +223,12 @@ def _compiled(source: Any, target: Any, noise: Any, kappa: float, share: float) 
     """The blend of ordinary NumPy vectors with calibrated noise, which is what a network asks for; else None."""
     if not (isinstance(source, Statistics) and isinstance(target, Moments) and isinstance(noise, SamplingNoise)):
         return None
-    vectors = (*source, *noise)
-    if not all(type(v) is np.ndarray and v.dtype == np.float64 and v.ndim == 1 for v in vectors):
+    vectors, mean = (*source, *noise), target.mean
+    if {type(v) for v in (*vectors, mean)} != {np.ndarray}:
         return None
-    mean = target.mean
-    if type(mean) is not np.ndarray or mean.dtype != np.float64 or mean.size == 0:
+    if any(v.dtype != np.float64 for v in (*vectors, mean)) or mean.size == 0:
         return None
-    if any(v.shape != mean.shape[-1:] for v in vectors):
+    if any(v.ndim != 1 or v.shape != mean.shape[-1:] for v in vectors):
         return None
     found = kernels.load("blend").stein_blend(source, (mean, target.var()), noise, kappa, share)
     return None if found is None else Statistics(*found)
@@ -309,10 +277,3 @@ def unbiased_sd(source: Statistics, target: Statistics, bias: Array, xp: Namespa
     seen = correction > 0  # one number a channel has no spread, and says nothing of it
     sd = root(target.var, xp) / xp.where(seen, correction, xp.ones_like(correction))
     return xp.where(seen | xp.isnan(correction), sd, root(source.var, xp))
-
-
-def as_prior(prior: Any) -> Prior:
-    """Statistics, Prior or Moments as a Prior; the moments' own noise is that of the training mean, not a batch's."""
-    if isinstance(prior, Prior):
-        return prior
-    return Prior(*as_statistics("prior", prior))

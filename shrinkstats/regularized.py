@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from shrinkstats._arrays import Array, Namespace, namespace, positive_number
-from shrinkstats.moments import Moments, Statistics, as_statistics
+from shrinkstats.values import Moments, Statistics, as_statistics
 
 STRENGTH = 1e-3
 """The published lambda."""

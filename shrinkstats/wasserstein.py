@@ -22,8 +22,8 @@ from shrinkstats._arrays import (
     statistics_dtype,
 )
 from shrinkstats._first_use import undisturbed
-from shrinkstats.moments import Moments, Statistics, as_pair
 from shrinkstats.prior import weights
+from shrinkstats.values import Moments, Statistics, as_pair
 
 Pair = Statistics | Moments
 

@@ -35,6 +35,8 @@ static unsigned __float_as_uint(float v) {
     std::memcpy(&bits, &v, 4);
     return bits;
 }
+using std::isinf;
+using std::isnan;
 using std::min;
 
 #if DATA == 16  // GCC's own half precision stands in for the GPU's conversions

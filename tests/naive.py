@@ -1,6 +1,7 @@
 """The formulas, written down one number at a time in plain Python: what the product is compared with."""
 
 import math
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
 
 import numpy as np
 
@@ -83,6 +84,31 @@ def blend(source, target, n, strength):
     w = 1.0 if math.isinf(strength) else strength / (strength + n)
     mean, var = (w * np.asarray(s) + (1 - w) * np.asarray(t) for s, t in zip(source, target, strict=True))
     return mean, var
+
+
+def stein(mean, m2, noise, count, mean_rule, var_rule):
+    """Center and variance of the estimator `Stein`, of finite numbers: in 60 digits, without an end of the range."""
+    with localcontext(Context(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN)):
+        m, v = [Decimal(float(x)) for x in mean], [Decimal(float(x)) for x in noise]
+        var, c, n = [Decimal(float(x)) / count for x in m2], len(mean), Decimal(count)
+
+        def by_channels(x):
+            squares, average = sum(a * a for a in x), sum(x) / c
+            spread = sum((a - average) ** 2 for a in x)
+            return 1 - (c - 2) * spread / (c + 1) / squares if squares else 0
+
+        factor, slope, shift = 1, 1, 0
+        if mean_rule == "sampling" and c > 2:
+            squares, amount = sum(a * a for a in m), sum(v) - 2 * max(v)
+            factor = max(0, 1 - max(0, amount) / squares) if squares else 0
+        elif mean_rule == "channel" and c > 2:
+            factor = by_channels(m)
+        if var_rule == "gamma":
+            geometric = 0 if 0 in var else (sum(x.ln() for x in var) / c).exp()
+            slope, shift = n / (n + 1), 4 * (c - 1) * n / ((n + 1) * ((n - 1) * c + 2)) * geometric
+        elif var_rule == "channel" and c > 2:
+            slope = by_channels(var)
+        return np.array([float(factor * a) for a in m]), np.array([float(slope * x + shift) for x in var])
 
 
 def stein_blend(source, target, noise, sd=None, sd_bias=None, kappa=1.0, n=math.inf):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from shrinkstats.adapters.commands import question
 from shrinkstats.adapters.commands.application import application
 from shrinkstats.adapters.commands.errors import INTERRUPTED
-from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, Ridge, Stein, SteinBlend
+from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, Ridge, RobustNorm, Stein, SteinBlend
 from shrinkstats.theory import verify_dominance
 from shrinkstats.theory.noise import (
     ClippedCauchy,
@@ -117,6 +117,7 @@ def test_every_verdict_and_all_of_them_succeed(call, arguments, word):
         ("prior-blend", 16.0, "mean", PriorBlend(16.0)),
         ("stein-blend", None, "mean", SteinBlend()),
         ("stein-blend", 0.5, "var", SteinBlend(0.5)),
+        ("robust_norm_0.5", None, "mean", RobustNorm(0.5)),
     ],
 )
 def test_rules_by_name(name, constant, statistic, expected):

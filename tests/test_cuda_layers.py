@@ -251,7 +251,10 @@ def test_plain_operations_stay_on_the_device(rule, dtype):
 def test_vectors_of_other_rules_stay_on_the_device(rule):
     found, sums = torch.empty(5, 7, device="meta"), torch.empty(2, 1, 7, device="meta")
     mean, m2, low, high, between = found
-    made = fused.Rule(rule, Prior(mean, m2), 1e-5, moments=Moments(24, 6, mean, m2, low, high, 96.0, mean, between))
+    batch = Moments.of_equal_samples(
+        count=24, samples=6, mean=mean, m2=m2, minimum=low, maximum=high, sample_m2=between
+    )
+    made = fused.Rule(rule, Prior(mean, m2), 1e-5, moments=batch)
     with staying_on_the_device():
         vectors = cuda._vectors(made, found, mean, mean, found)
         lines, d_weight, d_bias = cuda._backward(made, sums, found, vectors)
@@ -308,7 +311,9 @@ def check_stein(rule, mean, m2, between):
     weight, bias = (torch.from_numpy(rng.normal(size=c)) for _ in range(2))
     for samples, count in ((6, 24), (6, 6), (1, 24)):
         sample_m2 = m2 if samples == count else between
-        batch = Moments(count, samples, mean, m2, mean, mean, 1.0, mean, sample_m2)
+        batch = Moments.of_equal_samples(
+            count=count, samples=samples, mean=mean, m2=m2, minimum=mean, maximum=mean, sample_m2=sample_m2
+        )
         made = fused.Rule(rule, None, 1e-5, moments=batch)
         ours = cuda._stein(made, found, weight, bias, torch.empty(0, dtype=torch.float64)).numpy()
         told = (mean, m2, batch.noise, count, *rule.rules)

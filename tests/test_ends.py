@@ -546,7 +546,9 @@ def test_compiled_rules_agree_beyond_the_range():
                 mean[which] *= min(size, 1e300)
                 m2[which] *= size
                 noise[which] *= size
-                batch = shrinkstats.Moments(8, 8, mean, m2, mean, mean, 8.0, mean, noise * 56)
+                batch = shrinkstats.Moments.of_equal_samples(
+                    count=8, samples=8, mean=mean, m2=m2, minimum=mean, maximum=mean, sample_m2=noise * 56
+                )
                 np.testing.assert_allclose(batch.noise, noise)
                 for rule in (Stein(), Stein.published(), Stein("channel", "channel"), Stein("sampling", None)):
                     found = vectors.stein(mean, m2, noise, 8, *rule.rules)

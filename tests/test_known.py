@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from shrinkstats import Statistics
-from shrinkstats.estimators import BatchStatistics, Estimator, RobustNorm, Stein
+from shrinkstats.estimators import BatchStatistics, Estimator, MinMaxNorm, RobustNorm, Stein
+from shrinkstats.rules.base import said
 
 theory = pytest.importorskip("shrinkstats.theory")
 from shrinkstats.theory import simulation  # noqa: E402
 from shrinkstats.theory.certificate import certify  # noqa: E402
 from shrinkstats.theory.dominance import verify_dominance  # noqa: E402
-from shrinkstats.theory.known import is_known  # noqa: E402
 from shrinkstats.theory.noise import ClippedCauchy, Gaussian, WorstCase  # noqa: E402
 from shrinkstats.theory.rules import ChannelJamesStein, JamesStein, SampleMean, SymmetricRule  # noqa: E402
 
@@ -76,7 +76,7 @@ def test_a_derived_rule_is_simulated_by_its_own_formula_and_nothing_is_proved_of
 @pytest.mark.parametrize("rule", KNOWN, ids=lambda rule: type(rule).__name__)
 def test_a_derived_rule_that_only_says_more_is_what_it_was(rule):
     again = derived(rule, __doc__="In words of one's own.")
-    assert is_known(again, type(rule))
+    assert said(again, "mean_is") == said(rule, "mean_is") is not None
     baseline = JamesStein(positive_part=False)
     found, expected = (certify(r, baseline, dim=6, n=8, noise_df=42) for r in (again, rule))
     assert (found.proved, found.source, found.margin) == (expected.proved, expected.source, expected.margin)
@@ -86,12 +86,28 @@ def test_a_derived_rule_that_only_says_more_is_what_it_was(rule):
 
 def test_every_member_counts():
     """A closed form may be built on any of them."""
-    assert not is_known(derived(JamesStein(), level=lambda self, dim: 100), JamesStein)
-    assert not is_known(derived(SymmetricRule(np.sqrt), amount=lambda self, w, dim: w), SymmetricRule)
+    assert said(derived(JamesStein(), level=lambda self, dim: 100), "mean_is") is None
+    assert said(derived(SymmetricRule(np.sqrt), amount=lambda self, w, dim: w), "mean_is") is None
     hidden = Stein()
     object.__setattr__(hidden, "statistics", lambda m, prior: Statistics(0 * m.mean, m.var()))
-    assert not is_known(hidden, Stein)
-    assert not is_known(derived(Stein()), JamesStein, SampleMean)
+    assert said(hidden, "mean_is") is None
+    assert said(hidden, "compiled") is None
+
+
+def test_what_is_said_anew_is_said():
+    assert said(derived(Stein(), statistics=None, mean_is="something else"), "mean_is") == "something else"
+
+
+def test_a_second_statistic_is_a_variance_until_the_scale_is_another():
+    """The formula of the estimate says nothing of what `scale` makes of it."""
+    assert said(overridden(Stein()), "spread_is") == "variance"
+    assert said(overridden(MinMaxNorm()), "spread_is") == "range"
+    assert said(derived(Stein(), scale=lambda self, spread, eps: spread), "spread_is") is None
+    assert said(derived(MinMaxNorm(), tracked=lambda self, spread, count: spread), "spread_is") is None
+    with pytest.raises(ValueError, match="second statistic of Derived is unknown"):
+        verify_dominance(
+            derived(Stein(), scale=lambda self, spread, eps: spread), statistic="var", dim=4, n=8, radii=[0.0]
+        )
 
 
 def test_a_rule_that_equals_everything_is_not_the_sample_mean():

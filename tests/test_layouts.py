@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -377,7 +378,9 @@ def moments_of(channels, samples, count, *, seed=7, mean=1.0, var=1.0, sample_m2
     size = count // samples
     spread = m2 * rng.uniform(0.1, 1.0, size=channels) * sample_m2 * size
     low, high = means - rng.uniform(1, 2, size=channels), means + rng.uniform(1, 2, size=channels)
-    return Moments(count, samples, means, m2, low, high, float(samples * size * size), means, spread)
+    return Moments.of_equal_samples(
+        count=count, samples=samples, mean=means, m2=m2, minimum=low, maximum=high, sample_m2=spread
+    )
 
 
 def flattened(moments, channel):
@@ -425,14 +428,12 @@ def test_pullback_is_autograd(estimator, case):
     if found is None:  # it leaves the work to autograd
         assert isinstance(estimator, SteinBlend)
         return
-    leaves = [
-        torch.from_numpy(v.copy()).requires_grad_()
-        for v in (batch.mean, batch.m2, batch.minimum, batch.maximum, batch.sample_m2)
-    ]
-    mean, m2, low, high, sample_m2 = leaves
-    vectors = Moments(batch.count, batch.samples, mean, m2, low, high, batch.sample_weight, mean, sample_m2)
+    leaves = {name: torch.from_numpy(getattr(batch, name).copy()).requires_grad_() for name in found._fields}
+    vectors = replace(batch, **leaves, sample_mean=leaves["mean"])
     statistics = estimator.statistics(vectors, Prior(*map(torch.from_numpy, prior[:2])))
-    expected = torch.autograd.grad(statistics, leaves, [torch.from_numpy(v) for v in g], allow_unused=True)
+    expected = torch.autograd.grad(
+        statistics, list(leaves.values()), [torch.from_numpy(v) for v in g], allow_unused=True
+    )
     for name, ours, theirs in zip(found._fields, found, expected, strict=True):
         zero = np.zeros(c)
         ours, theirs = zero if ours is None else ours, zero if theirs is None else theirs.numpy()

@@ -154,3 +154,9 @@ def test_moments_cannot_be_changed():
     with pytest.raises(AttributeError):
         m.count = 3
     assert repr(m) == "Moments(3 channels, count=8, samples=2)"
+
+
+def test_fields_are_given_by_name():
+    m = shrinkstats.moments(np.ones((2, 3)))
+    with pytest.raises(TypeError, match="takes its fields by name"):
+        shrinkstats.Moments(2, 2, m.mean, m.m2, m.minimum, m.maximum, 2.0, m.mean, m.m2)

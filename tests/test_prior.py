@@ -151,12 +151,17 @@ def test_the_compiled_blend_of_a_network_is_the_blend(seed, noise, sd_noise, kap
     source = pair(seed=seed)[0]
     mean, m2 = rng.normal(size=(groups, 5)), rng.uniform(0.5, 30, size=(groups, 5))
     mean, m2 = (mean[0], m2[0]) if groups == 1 else (mean, m2)
-    batch = Moments(10, 10, mean, m2, mean, mean, 10.0, mean, m2)
+    batch = batch_of(10, mean, m2)
     parts = SamplingNoise(noise * rng.uniform(size=5), sd_noise * rng.uniform(size=5), rng.uniform(-0.5, 0.1, size=5))
     close(
         shrunken_blend(source, batch, parts, kappa, n),
         shrunken_blend(source, Statistics(mean, m2 / 10), parts, kappa, n),
     )
+
+
+def batch_of(n, mean, m2):
+    """Moments of n observations of which nobody asks for the extremes."""
+    return Moments.of_equal_samples(count=n, samples=n, mean=mean, m2=m2, minimum=mean, maximum=mean, sample_m2=m2)
 
 
 AWKWARD = {
@@ -177,7 +182,7 @@ def test_the_compiled_blend_leaves_awkward_numbers_to_the_general_one(what):
     v["bias"] = rng.uniform(-0.1, 0.1, size=5)
     AWKWARD[what](v)
     source, noise = Statistics(v["mean"], v["var"]), SamplingNoise(0.1 * v["noise"], 0.1 * v["sd"], v["bias"])
-    batch = Moments(2, 2, v["target"], v["m2"], v["target"], v["target"], 2.0, v["target"], v["m2"])
+    batch = batch_of(2, v["target"], v["m2"])
     with np.errstate(all="ignore"):
         ours = shrinkstats.stein_blend(source, batch, noise=noise)
         close(ours, shrinkstats.stein_blend(source, Statistics(v["target"], v["m2"] / 2), noise=noise))

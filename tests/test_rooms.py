@@ -16,9 +16,12 @@ MAY = {  # the rooms that a room may use beside itself
     "kernels": SMALL,
     **dict.fromkeys(("core", "theory", "torch", "sklearn"), CORE),
     **dict.fromkeys(("attacks", "datasets", "models", "robustness"), SMALL),
-    **dict.fromkeys(("evaluation", "demo"), {"commands"}),  # old names, for one release
+    "evaluation": {"commands"},  # old names, for one release
+    "demo": {"commands"},
 }
-FILES = {f"shrinkstats.{name}" for name in ("_arrays", "_files", "_first_use")}  # below everything else
+FILES = {
+    f"shrinkstats.{name}" for name in ("_arrays", "_files", "_first_use", "_moments_file", "values")
+}  # below everything else
 SCREENS = ("rich", "typer")  # for commands alone
 EXCEPTIONS = {
     "shrinkstats/_arrays.py: shrinkstats.moments": "JAX is told of Moments when its arrays come",

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from shrinkstats.moments import Moments, Statistics, as_pair, moments
+from shrinkstats.moments import moments
 from shrinkstats.prior import blend
 from shrinkstats.theory.arguments import at_least, real
+from shrinkstats.values import Moments, Statistics, as_pair
 from shrinkstats.wasserstein import wasserstein2
 
 CHUNK = 2**18  # numbers held at a time

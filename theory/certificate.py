@@ -29,12 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkstats._arrays import positive_number
-from shrinkstats.estimators import BatchStatistics, RobustNorm, Stein
+from shrinkstats.rules.base import BOCK as BOCK_FACTOR
+from shrinkstats.rules.base import SAMPLE_MEAN, said
 from shrinkstats.theory.arguments import at_least, check_rules
 from shrinkstats.theory.intervals import Enclosure, Interval, enclose
-from shrinkstats.theory.known import is_known
 from shrinkstats.theory.risk import check_dimension
-from shrinkstats.theory.rules import JamesStein, SampleMean, SymmetricRule, to_float
+from shrinkstats.theory.rules import JAMES_STEIN, SYMMETRIC, JamesStein, to_float
 
 Vector = NDArray[np.float64]
 Formula = Callable[[Any], Any]  # a(w), of arrays or of enclosures
@@ -147,33 +147,36 @@ def certify(
     n = None if n is None else at_least("n", 1, n)
     check_rules(estimator=estimator, baseline=baseline)
     left, right = _as_rule(estimator), _as_rule(baseline)
-    if is_known(left, Stein) and left.mean == "sampling" and is_known(right, JamesStein) and not right.level(dim):
+    if said(left, "mean_is") == BOCK_FACTOR and _is_james_stein(right) and not right.level(dim):
         if noise_df is not None:
             raise ValueError(f"{left} estimates its own noise, from n observations: leave noise_df out")
         return _sampling_noise(dim, n)
     noise_df = _noise_df(noise_df, left, right)
     for rule in (left, right):
-        if not is_known(rule, JamesStein, SymmetricRule):
+        if said(rule, "mean_is") not in (JAMES_STEIN, SYMMETRIC):
             return Certificate(False, f"no theorem here covers {getattr(rule, '__qualname__', repr(rule))}")
-    targets = {rule.target for rule in (left, right) if not (is_known(rule, JamesStein) and rule.level(dim) == 0)}
+    targets = {rule.target for rule in (left, right) if not (_is_james_stein(rule) and rule.level(dim) == 0)}
     if not targets:
         return Certificate(False, "both are the sample mean: the risks are equal everywhere", margin=0.0)
     if len(targets) > 1:
         return Certificate(False, "the targets differ, and which rule is better depends on the true mean")
     model = _Model(dim - (targets == {"mean"}), noise_df)
-    if is_known(left, JamesStein) and is_known(right, JamesStein):
+    if _is_james_stein(left) and _is_james_stein(right):
         return _exact(model, *(_Family(rule.level(dim), rule.positive_part) for rule in (left, right)))
     if model.dim < 3:
         return Certificate(False, f"Stein's identity needs 3 dimensions for rules of this kind, got {model.dim}")
-    if any(is_known(rule, JamesStein) and math.isinf(to_float(rule.level(dim))) for rule in (left, right)):
+    if any(_is_james_stein(rule) and math.isinf(to_float(rule.level(dim))) for rule in (left, right)):
         return Certificate(False, "the constant leaves the range of floating-point numbers")
     return _by_intervals(model, *(partial(rule.amount, dim=dim) for rule in (left, right)))
 
 
 def _as_rule(estimator: Any) -> Any:
     """The sample mean, under whatever name, as a member of the James-Stein family; others as they are."""
-    is_mean = is_known(estimator, SampleMean, BatchStatistics, RobustNorm)
-    return NO_SHRINKAGE if is_mean or (is_known(estimator, Stein) and estimator.mean is None) else estimator
+    return NO_SHRINKAGE if said(estimator, "mean_is") == SAMPLE_MEAN else estimator
+
+
+def _is_james_stein(rule: Any) -> bool:
+    return bool(said(rule, "mean_is") == JAMES_STEIN)
 
 
 def _sampling_noise(dim: int, n: int | None) -> Certificate:
@@ -189,7 +192,7 @@ def _sampling_noise(dim: int, n: int | None) -> Certificate:
 def _noise_df(noise_df: float | None, *rules: Any) -> float:
     if noise_df is not None:
         return positive_number("noise_df", noise_df, infinite=True)
-    stated = {rule.df for rule in rules if is_known(rule, JamesStein) and rule.df is not None}
+    stated = {rule.df for rule in rules if _is_james_stein(rule) and rule.df is not None}
     if len(stated) > 1:
         raise ValueError(f"the rules have different df, {sorted(stated)}: say with noise_df what the noise has")
     return float(stated.pop()) if stated else math.inf

@@ -16,14 +16,12 @@ from typing import Any
 import numpy as np
 
 from shrinkstats._arrays import positive_number
-from shrinkstats.estimators import BatchStatistics, Estimator, Stein
+from shrinkstats.estimators import Estimator
 from shrinkstats.kernels.threads import get_num_threads
-from shrinkstats.moments import Statistics
-from shrinkstats.prior import Prior
+from shrinkstats.rules.base import BOCK, SAMPLE_MEAN, said
 from shrinkstats.theory.arguments import at_least
 from shrinkstats.theory.certificate import certify
-from shrinkstats.theory.known import is_known
-from shrinkstats.theory.noise import Gaussian, Noise, WorstCase
+from shrinkstats.theory.noise import Noise, WorstCase, is_gaussian
 from shrinkstats.theory.question import ask, check_directions, check_radii
 from shrinkstats.theory.report import DominanceReport, Row, crossings, describe, judge
 from shrinkstats.theory.sequential import Tally, interval
@@ -36,6 +34,7 @@ from shrinkstats.theory.simulation import (
     symmetric,
     true_variances,
 )
+from shrinkstats.values import Prior, Statistics
 
 FIRST = 2  # blocks before the first look; then their number doubles,
 MOST = 32  # but so many are drawn at most before the next look, which is where an interrupted run goes on
@@ -341,10 +340,11 @@ class _Search:
                 "name another file, or remove it to start over"
             )
         drawn = found.settings.get("budget")
+        drawn = drawn if isinstance(drawn, int) else 0
         seen: set[Point] = set()
         for row in found.rows:
             point, count = Point(row.radius, row.direction), row.tally.replicates
-            possible = point not in seen and count % BLOCK == 0 and type(drawn) is int and count <= drawn
+            possible = point not in seen and count % BLOCK == 0 and count <= drawn
             inside = row.radius <= self.settings["radii"][-1] and row.direction in self.settings["directions"]
             if not (possible and inside) or len(seen) == self.added_at_most:
                 raise ValueError(f"{path} says what no run has drawn ({row}): remove it to start over")
@@ -373,7 +373,7 @@ def _certificate(problem: Problem) -> dict[str, Any] | None:
     """What can be proved, where a theorem may speak of the problem at all; "reverse" is a proof for the baseline."""
     known = problem.known_variance
     applies = (
-        is_known(problem.noise, Gaussian)
+        is_gaussian(problem.noise)
         and problem.attack is None
         and problem.statistic == "mean"
         and isinstance(problem.loss, str)
@@ -383,10 +383,10 @@ def _certificate(problem: Problem) -> dict[str, Any] | None:
     if not applies:
         return None
     rules = (problem.estimator, problem.baseline)
-    if known is not None and any(isinstance(r, Estimator) and not is_known(r, BatchStatistics) for r in rules):
+    if known is not None and any(isinstance(r, Estimator) and said(r, "mean_is") != SAMPLE_MEAN for r in rules):
         return None  # the theorem about these is for the noise that they estimate
     df: float | None = math.inf if known is not None else problem.dim * (problem.n - 1)
-    if any(is_known(rule, Stein) and rule.mean == "sampling" for rule in rules):
+    if any(said(rule, "mean_is") == BOCK for rule in rules):
         df = None  # it is for the rule to find it
     found, reverse = (certify(*pair, dim=problem.dim, n=problem.n, noise_df=df) for pair in (rules, rules[::-1]))
     return {**asdict(found), "reverse": asdict(reverse)} if reverse.proved else asdict(found)

@@ -83,13 +83,14 @@ def _words(value: Any, seen: dict[int, Any], names: frozenset[str] = frozenset()
             yield f"again {list(seen).index(id(value))}"
             return
         seen[id(value)] = value  # held, so that no other object gets its id
-    yield type(value).__qualname__
-    if type(value) in (tuple, list):
+    kind = type(value)
+    yield kind.__qualname__
+    if kind in (tuple, list):
         for v in value:
             yield from _words(v, seen)
-    elif type(value) in (set, frozenset):
+    elif kind in (set, frozenset):
         yield from sorted(" ".join(_words(v, {})) for v in value)
-    elif type(value) is dict:
+    elif kind is dict:
         for item in value.items():
             yield from _words(item, seen)
     elif isinstance(value, ModuleType):
@@ -102,13 +103,13 @@ def _words(value: Any, seen: dict[int, Any], names: frozenset[str] = frozenset()
         yield from _function(value, seen)
     elif isinstance(value, MethodType):
         yield from _words((value.__func__, value.__self__), seen)
-    elif type(value) in (staticmethod, classmethod):
+    elif kind in (staticmethod, classmethod):
         yield from _words(value.__func__, seen)
-    elif type(value) is property:
+    elif kind is property:
         yield from _words((value.fget, value.fset, value.fdel), seen)
-    elif type(value) is functools.cached_property:
+    elif kind is functools.cached_property:
         yield from _words(value.func, seen)
-    elif type(value) is functools.partial:
+    elif kind is functools.partial:
         yield from _words((value.func, value.args, value.keywords), seen)
     elif hasattr(value, "__array__"):
         array = np.asarray(value)
@@ -116,7 +117,7 @@ def _words(value: Any, seen: dict[int, Any], names: frozenset[str] = frozenset()
             yield from _words(array.tolist(), seen)
         else:
             yield f"{array.dtype.str} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
-    elif is_ours(type(value)):
+    elif is_ours(kind):
         yield _name(value)
     else:
         yield from _object(value, seen)

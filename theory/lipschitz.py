@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import svds
 
 from shrinkstats._arrays import positive_number, whole_number
-from shrinkstats.estimators import Cotangent, Estimator
-from shrinkstats.moments import Moments, Statistics, check_axes, moments
-from shrinkstats.prior import Prior, as_prior
+from shrinkstats.estimators import Estimator
+from shrinkstats.moments import check_axes, moments
 from shrinkstats.theory.arguments import real
+from shrinkstats.values import Cotangent, Moments, Prior, Statistics, as_prior
 
 Array = NDArray[np.float64]
 

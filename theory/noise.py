@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_ndtr, logsumexp, ndtr, roots_legendre
 
 from shrinkstats._arrays import positive_number
+from shrinkstats.rules.base import said
 from shrinkstats.theory.arguments import number, real
 
 Array = NDArray[np.float64]
@@ -80,6 +82,8 @@ class Gaussian(Noise):
     4.0
     """
 
+    law: ClassVar[str] = "normal"
+
     def draw(self, rng: np.random.Generator, size: Size) -> Array:
         """Normal draws."""
         return self.scale * rng.standard_normal(size)
@@ -87,6 +91,11 @@ class Gaussian(Noise):
     def log_mgf(self, t: ArrayLike) -> Array:
         """t^2 scale^2 / 2."""
         return (real("t", t) * self.scale) ** 2 / 2
+
+
+def is_gaussian(noise: Any) -> bool:
+    """Whether what is known of the normal law holds for it."""
+    return bool(said(noise, "law") == "normal")
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from shrinkstats.estimators import BatchStatistics, Estimator, MinMaxNorm, RobustNorm
-from shrinkstats.moments import Statistics
-from shrinkstats.prior import Prior, SamplingNoise, as_prior
+from shrinkstats.estimators import BatchStatistics, Estimator
+from shrinkstats.rules.base import RANGE, SAMPLE_MEAN, VARIANCE, said
 from shrinkstats.theory.arguments import at_least, check_rules, number, real
-from shrinkstats.theory.known import is_known
 from shrinkstats.theory.noise import Gaussian, Noise, WorstCase
 from shrinkstats.theory.rules import SampleMean
 from shrinkstats.theory.simulation import Problem, draws_observations, symmetric
+from shrinkstats.values import Prior, SamplingNoise, Statistics, as_prior
 
 LOSSES = ("squared", "scale-invariant", "entropy")
 DIRECTIONS = ("axis", "diagonal", "random")
@@ -43,9 +42,12 @@ def ask(
         baseline = SampleMean() if statistic == "mean" else BatchStatistics()
     check_rules(estimator=estimator, baseline=baseline)
     for name, rule in (("estimator", estimator), ("baseline", baseline)):
-        if statistic == "var" and isinstance(rule, (MinMaxNorm, RobustNorm)):
-            raise ValueError(f"{name}: the second statistic of {type(rule).__name__} is a range, not a variance")
-        if statistic == "var" and is_known(rule, SampleMean):
+        if statistic == "var" and isinstance(rule, Estimator) and (spread := said(rule, "spread_is")) != VARIANCE:
+            what = (
+                "is a range, not a variance" if spread == RANGE else 'is unknown: say spread_is = "variance" if it is'
+            )
+            raise ValueError(f"{name}: the second statistic of {type(rule).__name__} {what}")
+        if statistic == "var" and said(rule, "mean_is") == SAMPLE_MEAN and not isinstance(rule, Estimator):
             raise ValueError(f'{name}: SampleMean estimates means; use BatchStatistics() with statistic="var"')
     if dim < 1 + (statistic == "var"):
         raise ValueError(f"dim must be at least {1 + (statistic == 'var')}, got {dim}")

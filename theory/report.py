@@ -221,7 +221,8 @@ def _why(error: Exception) -> str:
         return f"it is cut short or damaged at line {error.lineno}" if error.doc.strip() else "it is empty"
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]}"
-    return str(error) if type(error) is ValueError else "it is JSON of another structure"
+    ours = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
+    return str(error) if ours else "it is JSON of another structure"
 
 
 def _row(content: dict[str, Any], sure: bool) -> Row:
@@ -356,7 +357,8 @@ def describe(value: Any, *, exactly: bool = False) -> str:
         inside = ", ".join(f"{f.name}={describe(getattr(value, f.name), exactly=told)}" for f in fields)
         text = f"{type(value).__name__}({inside})"
         return f"{text}#{digest(value)}" if exactly and not told else text
-    if type(value) is tuple or (isinstance(value, tuple) and is_ours(type(value))):
+    kind = type(value)
+    if kind is tuple or (isinstance(value, tuple) and is_ours(kind)):
         return f"({', '.join(describe(v, exactly=exactly) for v in value)})"
     if isinstance(value, np.ndarray):
         return repr(value.tolist())
@@ -366,9 +368,5 @@ def describe(value: Any, *, exactly: bool = False) -> str:
 
 
 def _is_default(value: Any, field: dataclasses.Field[Any]) -> bool:
-    default = field.default
-    return (
-        default is not dataclasses.MISSING
-        and type(default) is type(getattr(value, field.name))
-        and bool(default == getattr(value, field.name))
-    )
+    default, given = field.default, getattr(value, field.name)
+    return default is not dataclasses.MISSING and len({type(default), type(given)}) == 1 and bool(default == given)

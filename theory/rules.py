@@ -11,16 +11,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from shrinkstats._arrays import positive_number
 from shrinkstats.mean import channel_james_stein, james_stein
+from shrinkstats.rules.base import CHANNEL, SAMPLE_MEAN
 from shrinkstats.theory.arguments import number, real
 
 Vector = NDArray[np.float64]
+
+
+JAMES_STEIN = "towards the target by the factor of James and Stein, whose amount `level` gives"
+SYMMETRIC = "towards the target by a factor of w, whose amount `amount` gives"
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class SampleMean:
     >>> SampleMean()([1.0, 2.0], 0.5)
     array([1., 2.])
     """
+
+    mean_is: ClassVar[str] = SAMPLE_MEAN
 
     def __call__(self, mean: ArrayLike, noise: ArrayLike) -> Vector:
         return real("mean", mean)
@@ -72,6 +79,8 @@ class JamesStein:
     >>> JamesStein()([1.0, -2.0, 0.5, 3.0], 0.8).round(3)
     array([ 0.888, -1.775,  0.444,  2.663])
     """
+
+    mean_is: ClassVar[str] = JAMES_STEIN
 
     constant: float = 1.0
     positive_part: bool = True
@@ -138,6 +147,8 @@ class ChannelJamesStein:
     array([ 0.1922, -0.7046,  1.281 ,  0.4484,  0.8967])
     """
 
+    mean_is: ClassVar[str] = CHANNEL
+
     def __call__(self, mean: ArrayLike, noise: ArrayLike) -> Vector:
         return np.asarray(channel_james_stein(real("mean", mean)).estimate)
 
@@ -167,6 +178,8 @@ class SymmetricRule:
     >>> print(smooth(np.ones(10), 1.0).round(3)[0])
     0.429
     """
+
+    mean_is: ClassVar[str] = SYMMETRIC
 
     formula: Callable[[Any], Any]
     target: float = 0.0

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shrinkstats import Moments, Prior
-from shrinkstats.estimators import BatchStatistics, Estimator, Stein
+from shrinkstats.estimators import Estimator
 from shrinkstats.kernels.compiled import REORDER, jit
+from shrinkstats.rules.base import BOCK, CHANNEL, SAMPLE_MEAN, said
 from shrinkstats.theory.attack import scaled, searched_loss, worst_symmetric_loss
-from shrinkstats.theory.known import is_known
-from shrinkstats.theory.noise import ClippedCauchy, Gaussian, Noise, WorstCase
-from shrinkstats.theory.rules import ChannelJamesStein, JamesStein, SampleMean, SymmetricRule
+from shrinkstats.theory.noise import ClippedCauchy, Noise, WorstCase, is_gaussian
+from shrinkstats.theory.rules import JAMES_STEIN, SYMMETRIC
 from shrinkstats.theory.sequential import Tally
 
 Array = NDArray[np.float64]
@@ -116,13 +116,13 @@ class Sums(NamedTuple):
 
 def uses_channels(rule: Any) -> bool:
     """Whether a factor needs more than the length of the deviation and the common noise."""
-    return is_known(rule, ChannelJamesStein) or (is_known(rule, Stein) and rule.mean is not None)
+    return said(rule, "mean_is") in (BOCK, CHANNEL)
 
 
 def _factor_rule(rule: Any) -> bool:
-    if is_known(rule, JamesStein):
-        return not isinstance(rule.target, str)
-    return is_known(rule, BatchStatistics, Stein, SampleMean, SymmetricRule, ChannelJamesStein)
+    found = said(rule, "mean_is")
+    known = found in (SAMPLE_MEAN, BOCK, CHANNEL, JAMES_STEIN, SYMMETRIC)
+    return known and not (found == JAMES_STEIN and isinstance(rule.target, str))
 
 
 def _adds(attack: Noise | WorstCase | None) -> bool:
@@ -133,7 +133,7 @@ def _adds(attack: Noise | WorstCase | None) -> bool:
 def by_sums(problem: Problem) -> bool:
     """Whether both rules are of this kind and the loss and the attack leave it at that."""
     rules = (problem.estimator, problem.baseline)
-    if not all(map(_factor_rule, rules)):
+    if not all(map(_factor_rule, rules)) or by_extremes(problem):
         return False
     targets = {getattr(rule, "target", 0.0) for rule in rules if not _is_mean(rule)}
     if isinstance(problem.attack, WorstCase):
@@ -159,19 +159,22 @@ def adversary_is_exact(problem: Problem, rule: Any) -> bool:
 
 def _by_channels(rule: Any) -> bool:
     """Whether the factor depends on the spread between the channels' means."""
-    return is_known(rule, ChannelJamesStein) or (is_known(rule, Stein) and rule.mean == "channel")
+    return bool(said(rule, "mean_is") == CHANNEL)
 
 
 def _is_mean(rule: Any) -> bool:
-    return is_known(rule, SampleMean, BatchStatistics) or (is_known(rule, Stein) and rule.mean is None)
+    return bool(said(rule, "mean_is") == SAMPLE_MEAN)
+
+
+def _ignores_noise(rule: Any) -> bool:
+    """Whether it takes means alone, and gives them back."""
+    return _is_mean(rule) and not isinstance(rule, Estimator)
 
 
 def _gaussian(problem: Problem) -> bool:
     """Whether means and variances have their normal-theory laws, attack included."""
     attack = problem.attack
-    return is_known(problem.noise, Gaussian) and (
-        attack is None or isinstance(attack, WorstCase) or is_known(attack, Gaussian)
-    )
+    return is_gaussian(problem.noise) and (attack is None or isinstance(attack, WorstCase) or is_gaussian(attack))
 
 
 def by_extremes(problem: Problem) -> bool:
@@ -191,7 +194,7 @@ def _removed(rule: Any, sums: Sums, total: Array, dim: int) -> Callable[[Array],
     if _by_channels(rule):
         spread = (dim - 2) / (dim + 1) if dim > 2 else 0.0
         return lambda squares: spread * (1 - total * total / (dim * np.where(squares > 0, squares, np.inf)))
-    if is_known(rule, Stein):
+    if said(rule, "mean_is") == BOCK:
         amount = np.maximum(sums.bock, 0.0)
         return lambda squares: np.minimum(amount, squares) / np.where(squares > 0, squares, 1.0)
     return lambda squares: _from_amount(rule, squares, sums.noise, dim)
@@ -228,7 +231,7 @@ def _by_sums(problem: Problem) -> Callable[[Sequence[Point], int], list[Tally]]:
         removed = [_removed(rule, sums, total, c) for rule in rules]
         if budget:
             worst = [worst_symmetric_loss(g, squares, r + along, r, budget) for g in removed]
-            if is_known(problem.noise, Gaussian):
+            if is_gaussian(problem.noise):
                 # From near the target a factor without bound sends the loss beyond all bounds, and wherever the truth
                 # is, some samples come near it, if too rarely to be drawn: the risk is infinite.
                 near = [worst_symmetric_loss(g, 0 * squares, 0 * along, r, budget) for g in removed]
@@ -405,7 +408,7 @@ def _needs_variances(problem: Problem) -> bool:
     rules = (problem.estimator, problem.baseline)
     if by_sums(problem):
         return problem.known_variance is None and not all(_is_mean(r) or _by_channels(r) for r in rules)
-    return not all(is_known(r, SampleMean) for r in rules)
+    return not all(_ignores_noise(r) for r in rules)
 
 
 # Any other rule.
@@ -483,7 +486,10 @@ def estimate(
         own = var / n if known is None else np.broadcast_to(known / n, mean.shape)
         unknown = np.full_like(mean, np.nan)  # so that a rule is found out that says it does not look at them, and does
         low, high = (unknown, unknown) if ends is None else (mean + ends[0], mean + ends[1])
-        moments = Moments(n, n, mean, var * (n - 1), low, high, float(n), mean, own * (n * (n - 1)))
+        squares, between = var * (n - 1), own * (n * (n - 1))
+        moments = Moments.of_equal_samples(
+            count=n, samples=n, mean=mean, m2=squares, minimum=low, maximum=high, sample_m2=between
+        )
         statistics = rule.statistics(moments, _prior(problem))
         found = statistics.mean if problem.statistic == "mean" else statistics.var
         if ends is None and np.isnan(found).any():
@@ -492,7 +498,7 @@ def estimate(
             )
     elif problem.statistic == "var":
         found = rule(var * ((n - 1) / n), n) if var is not None else None
-    elif is_known(rule, SampleMean):
+    elif _ignores_noise(rule):
         return mean
     else:
         one = np.full((len(mean), 1), known) if var is None or known else var.mean(axis=1, keepdims=True)

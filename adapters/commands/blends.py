@@ -10,7 +10,7 @@ import numpy as np
 
 from shrinkstats.adapters.commands.errors import UsageError
 from shrinkstats.adapters.commands.statistics_files import Vector, statistics
-from shrinkstats.moments import Statistics
+from shrinkstats.values import Statistics
 from shrinkstats.wasserstein import best_strength, wasserstein_bounds
 
 

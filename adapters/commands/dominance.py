@@ -20,7 +20,8 @@ def dominance(
         str,
         typer.Argument(
             help="stein, published, james-stein, james-stein-plain (no positive part), gamma-stein, sample-mean, "
-            "sample-variance, ridge, lasso, prior-blend or stein-blend."
+            "sample-variance, ridge, lasso, prior-blend or stein-blend; a name of the studies, such as "
+            "robust_norm; or module:Rule, one of your own."
         ),
     ],
     dim: Annotated[int, typer.Option(min=1, help="Channels.")],

@@ -31,7 +31,7 @@ def evaluate(
     ] = None,
     batches: Annotated[str, typer.Option(help="Images that share statistics; 'full' is all.")] = "1,8,64",
     estimators: Annotated[
-        str, typer.Option(help="Where statistics come from: trained, batch, prior:N, stein.")
+        str, typer.Option(help="Where statistics come from: trained, batch, prior:N, stein; or module:Rule.")
     ] = "trained,batch,prior:16,stein",
     images: Annotated[int, typer.Option(min=1, help="Images of each shift.")] = 1024,
     seed: options.Seed = 0,

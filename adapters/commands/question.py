@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 from shrinkstats.adapters.commands.errors import UsageError
 from shrinkstats.estimators import BatchStatistics, Lasso, PriorBlend, Ridge, Stein, SteinBlend
+from shrinkstats.rules.registry import RULES as STUDIED
+from shrinkstats.rules.registry import imported, named
 from shrinkstats.theory.dominance import verify_dominance
 from shrinkstats.theory.noise import (
     ClippedCauchy,
@@ -57,6 +59,7 @@ RULES = {
     "prior-blend": Rule(PriorBlend, constant="the samples that the prior counts for", default=False),
     "stein-blend": Rule(SteinBlend, constant="kappa, the factor on the noise"),
 }
+OTHERS = ", a name of the studies such as robust_norm, or module:Rule"
 NOISES: dict[str, type[Noise]] = {
     "gaussian": Gaussian,
     "rademacher": Rademacher,
@@ -68,8 +71,13 @@ NOISES: dict[str, type[Noise]] = {
 
 
 def rule(option: str, name: str, constant: float | None, statistic: str) -> Any:
-    """The rule of this name."""
-    found = _named(option, name, RULES)
+    """The rule of this name, here or in the studies, or a user's own by module:Rule."""
+    if ":" in name:
+        try:
+            return imported(name, *(() if constant is None else (constant,)))
+        except ValueError as error:
+            raise UsageError(f"{option}: {error}") from error
+    found = Rule(partial(named, name)) if name in STUDIED.keys() - RULES else _named(option, name, RULES, OTHERS)
     if statistic not in found.statistics:
         what, other = ("means", "mean") if "mean" in found.statistics else ("variances", "var")
         raise UsageError(f"{name} estimates {what}: it goes with --statistic {other}")
@@ -153,9 +161,9 @@ def _constant_of(option: str) -> str:
     return "--against-constant" if option == "--against" else "--constant"
 
 
-def _named(option: str, name: str, known: dict[str, Named]) -> Named:
+def _named(option: str, name: str, known: dict[str, Named], others: str = "") -> Named:
     if name not in known:
-        raise UsageError(f"{option} must be one of {', '.join(known)}, got {name!r}")
+        raise UsageError(f"{option} must be one of {', '.join(known)}{others}, got {name!r}")
     return known[name]
 
 

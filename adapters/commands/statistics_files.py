@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shrinkstats.adapters.commands.arrays import read
 from shrinkstats.adapters.commands.errors import UsageError
-from shrinkstats.moments import Statistics
+from shrinkstats.values import Statistics
 
 Vector = NDArray[np.float64]
 

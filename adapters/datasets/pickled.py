@@ -128,7 +128,7 @@ def array(found: Recorded) -> NDArray[np.uint8]:
         raise ValueError("an array without contents")
     _, shape, dtype, fortran, content = found.state
     _check_bytes(dtype)
-    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+    if not isinstance(shape, tuple) or {type(n) for n in shape} - {int} or min(shape, default=0) < 0:
         raise ValueError("an array whose shape is none")
     if not isinstance(content, bytes) or math.prod(shape) != len(content):
         size = len(content) if isinstance(content, bytes) else "no"

@@ -101,7 +101,7 @@ def _adapt(model: nn.Module, estimator: Estimator, memory: int | None, exclude: 
                 "model.eval()",
                 stacklevel=stacklevel,
             )
-        if isinstance(estimator, SteinBlend) and any(_noise(layer) is None for layer in layers.values()):
+        if estimator.uses_noise and any(_noise(layer) is None for layer in layers.values()):
             warnings.warn(
                 "not calibrated: the noise of each batch's statistics is estimated from the batch itself, which is "
                 "poor for small batches; run calibrate(model, training_loader) first",

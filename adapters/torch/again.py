@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from shrinkstats.adapters.torch.addresses import tensor
 from shrinkstats.adapters.torch.memory import has_pytorch_order
-from shrinkstats.moments import Moments
+from shrinkstats.values import Moments
 
 RECALLED = 16  # calls whose backward pass may ask again
 PROBES = 64  # elements of a batch that are compared, besides its moments: a flipped or permuted one has the same

@@ -6,6 +6,7 @@ so that the steps would be what adaptation costs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import gcd
 from typing import Any
 
@@ -17,7 +18,7 @@ from shrinkstats.adapters.torch import fused, memory, openmp
 from shrinkstats.adapters.torch.addresses import DTYPES, address, dense, readable
 from shrinkstats.adapters.torch.agreement import vector_of
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS
-from shrinkstats.kernels import blend, team
+from shrinkstats.kernels import team
 
 BUFFERS, PARAMETERS = ("running_mean", "running_var", *NOISE_BUFFERS), ("weight", "bias")
 
@@ -31,8 +32,8 @@ def fits(layer: Any, x: Tensor) -> bool:
     return not wanted and all(map(readable, parameters)) and all(readable(vector_of(layer, name)) for name in BUFFERS)
 
 
-def normalize(layer: Any, x: Tensor, kappa: float, any_order: bool) -> Tensor | None:
-    """Normalized with a Stein blend; None where its numbers are for the general way."""
+def normalize(layer: Any, x: Tensor, adapted_lines: Callable[..., bool], any_order: bool) -> Tensor | None:
+    """Normalized by what a rule says of its lines; None where its numbers are for the general way."""
     data = dense(x)
     shape, strides, dtype = data.shape, data.stride(), DTYPES[data.dtype]
     groups = gcd(shape[0], team.CHUNKS)  # of images; threads take one at a time
@@ -45,8 +46,8 @@ def normalize(layer: Any, x: Tensor, kappa: float, any_order: bool) -> Tensor | 
     y = memory.empty_like(data, data.dtype, any_order=any_order)
     job = team.plan("affine", dtype, shape, (strides, y.stride()), None)
     lines = np.empty((3, job.copies * job.channels), dtype)
-    if not blend.adapted_lines(
-        sums, data.numel() // (groups * shape[1]), shape[0], kappa, float(layer.eps),
+    if not adapted_lines(
+        sums, data.numel() // (groups * shape[1]), shape[0], float(layer.eps),
         *(fused._vector(vector_of(layer, name)) for name in (*BUFFERS, *PARAMETERS)), lines,
     ):  # fmt: skip
         return None

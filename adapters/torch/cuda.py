@@ -16,9 +16,9 @@ from torch import Tensor
 
 from shrinkstats.adapters.torch import fused
 from shrinkstats.adapters.torch.addresses import FULL, address, plain
-from shrinkstats.estimators import Stein
 from shrinkstats.kernels.cuda import THREADS, Grid, Library, Passes, grid_of, kernel
-from shrinkstats.moments import Moments, Statistics
+from shrinkstats.rules.base import said
+from shrinkstats.values import Moments, Statistics
 
 NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
 
@@ -46,11 +46,11 @@ class _Normalize(torch.autograd.Function):
             found, deviations = passes.moments(_grid(data, size > 1), address(data), float(size) * size)
             mean, m2, low, high, sample_m2 = found
             sample_m2 = sample_m2 if size > 1 else m2
-            rule.moments = Moments(
-                count, samples, mean, m2, low, high, samples * float(size) * size, mean, sample_m2
-            )  # fmt: skip
+            rule.moments = Moments.of_equal_samples(
+                count=count, samples=samples, mean=mean, m2=m2, minimum=low, maximum=high, sample_m2=sample_m2
+            )
             fused.find_prior(rule)
-            vectors = (_stein if type(rule.estimator) is Stein else _vectors)(rule, found, weight, bias, data)
+            vectors = (_stein if said(rule.estimator, "rules") else _vectors)(rule, found, weight, bias, data)
             rule.statistics = Statistics(vectors[0], vectors[1])
             y = torch.empty_like(data)
             passes.affine(_grid(data, False), address(data), address(y), address(vectors[3]))
@@ -68,7 +68,7 @@ class _Normalize(torch.autograd.Function):
         with _stream(x.device):
             passes, addresses = _passes(data), (address(g), address(data))
             sums = passes.reduce_grad(_grid(data, False), *addresses, address(ctx.vectors[6]))
-            backward = _stein_backward if type(ctx.rule.estimator) is Stein else _backward
+            backward = _stein_backward if said(ctx.rule.estimator, "rules") else _backward
             lines, d_weight, d_bias = backward(ctx.rule, sums, ctx.found, ctx.vectors)
             dx = None
             if ctx.needs_input_grad[0]:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shrinkstats.adapters.torch.addresses import array, tensor
-from shrinkstats.moments import Moments
+from shrinkstats.values import Moments
 
 HEADER = 3  # of a row: samples, observations in each, whether the input needs a gradient
 
@@ -60,7 +60,8 @@ def around_the_mean(batch: Moments) -> tuple[Moments, Any]:
     """
     offset = batch.sample_mean - batch.mean
     drift = batch.sample_weight * offset
-    return replace(batch, sample_mean=batch.mean, sample_m2=batch.sample_m2 + drift * offset), drift
+    around = {"sample_mean": batch.mean, "sample_m2": batch.sample_m2 + drift * offset, "equal_samples": True}
+    return replace(batch, **around), drift
 
 
 def add(vectors: list[Any], group: Any) -> list[Any]:
@@ -101,4 +102,8 @@ def _check(header: list[list[int]]) -> None:
 def _unpack(samples: int, size: int, row: Any, channels: int) -> Moments:
     mean, m2, sample_m2, *ends = (row[i : i + channels] for i in range(0, len(row), channels))
     low, high = ends or [mean * math.nan] * 2
-    return Moments(samples * size, samples, mean, m2, low, high, float(samples * size * size), mean, sample_m2)
+    if not samples:
+        return Moments.empty(channels)
+    return Moments.of_equal_samples(
+        count=samples * size, samples=samples, mean=mean, m2=m2, minimum=low, maximum=high, sample_m2=sample_m2
+    )

@@ -17,10 +17,11 @@ from torch.autograd import forward_ad
 
 from shrinkstats.adapters.torch import distributed, memory, openmp
 from shrinkstats.adapters.torch.addresses import DTYPES, ORDINARY, address, array, dense, readable, tensor
-from shrinkstats.estimators import Cotangent, Estimator, Stein
+from shrinkstats.estimators import Estimator
 from shrinkstats.kernels import DISABLED, cpu, generic, team, vectors
-from shrinkstats.moments import Moments, Statistics, moments, weighted
-from shrinkstats.prior import Prior
+from shrinkstats.moments import moments
+from shrinkstats.rules.base import said
+from shrinkstats.values import Cotangent, Moments, Prior, Statistics, weighted
 
 _NOTHING, _NONE = np.empty(0), np.empty((0, 0), np.uint8)
 
@@ -164,8 +165,11 @@ def _moments(x: Tensor, extremes: bool) -> tuple[Moments, Any]:
     if x.dtype == torch.float64 and not np.isfinite(m2).all():
         mean, m2, _, _, sample_m2 = cpu.moments(array(x), 1, 0)  # sums may have left the range
     low, high = (groups[3].min(axis=0), groups[4].max(axis=0)) if extremes else [np.full(channels, np.nan)] * 2
-    among = (m2, None) if alone else weighted(sample_m2, float(size))
-    return Moments(count, samples, mean, m2, low, high, samples * float(size) * size, mean, *among), means
+    among, less = (m2, None) if alone else weighted(sample_m2, float(size))
+    batch = Moments.of_equal_samples(
+        count=count, samples=samples, mean=mean, m2=m2, minimum=low, maximum=high, sample_m2=among, less=less
+    )
+    return batch, means
 
 
 def _affine(x: Tensor, center: Any, scale: Any, weight: Any, bias: Any, out: Tensor) -> Any:
@@ -196,11 +200,9 @@ def _plan(name: str, *arrays: Tensor, sample_axis: int | None = None) -> team.Pa
 
 
 def _statistics(rule: Rule) -> Statistics:
-    """The estimator on the batch's moments; Stein's rules, the layers' default, are compiled."""
-    estimator, batch = rule.estimator, rule.moments
-    if type(estimator) is not Stein:
-        return estimator.statistics(batch, rule.prior)
-    return Statistics(*vectors.stein(batch.mean, batch.m2, batch.noise, batch.count, *estimator.rules))
+    """The estimator on the batch's moments, compiled if it can be."""
+    compiled = said(rule.estimator, "compiled")
+    return rule.estimator.statistics(rule.moments, rule.prior) if compiled is None else compiled(rule.moments)
 
 
 def _pullback(rule: Rule, g: Statistics) -> Cotangent:
@@ -209,17 +211,16 @@ def _pullback(rule: Rule, g: Statistics) -> Cotangent:
     if own is not None:
         return own
     batch = rule.moments
-    mean, m2, low, high, sample_m2 = leaves = [
-        tensor(v).requires_grad_() for v in (batch.mean, batch.m2, batch.minimum, batch.maximum, batch.sample_m2)
-    ]
+    leaves = {name: tensor(getattr(batch, name)).requires_grad_() for name in Cotangent._fields}
+    mean = leaves["mean"]
     with torch.enable_grad():
-        vectors = Moments(batch.count, batch.samples, mean, m2, low, high, batch.sample_weight, mean, sample_m2)
+        vectors = replace(batch, **leaves, sample_mean=mean)
         statistics = rule.estimator.statistics(vectors, None if rule.prior is None else _tensors(rule.prior, mean))
     wanted = [(s, torch.as_tensor(v, device=s.device)) for s, v in zip(statistics, g, strict=True) if s.requires_grad]
     if not wanted:
         return Cotangent()
     outputs, gradients = zip(*wanted, strict=True)
-    found = torch.autograd.grad(outputs, leaves, gradients, allow_unused=True)
+    found = torch.autograd.grad(outputs, list(leaves.values()), gradients, allow_unused=True)
     return Cotangent(*(None if v is None else array(v) for v in found))
 
 

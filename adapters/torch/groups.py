@@ -14,7 +14,7 @@ from shrinkstats.adapters.torch import fused
 from shrinkstats.adapters.torch.addresses import array
 from shrinkstats.estimators import Estimator
 from shrinkstats.kernels import cpu
-from shrinkstats.moments import Moments, weighted
+from shrinkstats.values import Moments, weighted
 
 
 def normalize(layer: Any, x: Tensor, estimator: Estimator) -> Tensor:
@@ -64,17 +64,15 @@ def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
     low, high = (xp.min(bounds[0], axis=1), xp.max(bounds[1], axis=1)) if extremes else (mean * math.nan,) * 2
     count = size * pixels
     sample_m2, less = weighted(between, float(pixels))
-    return Moments(
+    return Moments.of_equal_samples(
         count=count,
         samples=size,
         mean=mean,
         m2=xp.sum(m2, axis=1) + pixels * between,
         minimum=low,
         maximum=high,
-        sample_weight=1.0 * count * pixels,
-        sample_mean=mean,
         sample_m2=sample_m2,
-        _less=less,
+        less=less,
     )
 
 

@@ -20,10 +20,10 @@ from torch.nn.parameter import is_lazy
 from shrinkstats.adapters.torch import addresses, again, agreement, blended, fused, groups, images, memory, saved
 from shrinkstats.adapters.torch.noise import NOISE_BUFFERS, noise_of
 from shrinkstats.adapters.torch.streaming import Streaming, check_computed_now, peers_in_load
-from shrinkstats.estimators import Estimator, Stein, SteinBlend
+from shrinkstats.estimators import Estimator, Stein
 from shrinkstats.kernels import vectors
-from shrinkstats.moments import Moments
-from shrinkstats.prior import Prior
+from shrinkstats.rules.base import said
+from shrinkstats.values import Moments, Prior
 
 
 class _Affine:
@@ -145,7 +145,7 @@ class ShrinkBatchNorm(_BatchNorm):
     def _check_eps(self) -> None:
         """As PyTorch has it; a rule of somebody's own may need none."""
         by_batch = self.training or self.running_mean is None
-        least = "positive" if by_batch and type(self.estimator).__module__ == Estimator.__module__ else "non-negative"
+        least = "positive" if by_batch and saved.name_of(self.estimator) else "non-negative"
         if self.eps < 0 or least == "positive":
             raise ValueError(f"eps must be {least}, got {self.eps}")
 
@@ -157,8 +157,9 @@ class ShrinkBatchNorm(_BatchNorm):
         agreement.check(self, input, noise=estimator.uses_prior)
         if self.group_size is not None and not self.training:
             return groups.normalize(self, input, estimator)
-        if not self.training and type(estimator) is SteinBlend and blended.fits(self, input):
-            output = blended.normalize(self, input, estimator.kappa, any_order)
+        # Whether it fits comes first: no compiler of graphs goes on from there.
+        if not self.training and blended.fits(self, input) and (adapted_lines := said(estimator, "adapted_lines")):
+            output = blended.normalize(self, input, adapted_lines, any_order)
             if output is not None:
                 return output
         prior_of = None
@@ -174,7 +175,7 @@ class ShrinkBatchNorm(_BatchNorm):
     def _evaluate(self, input: Tensor) -> Tensor:
         """With the running statistics, PyTorch's own affine pass: a plain rule computes what nn.BatchNorm does."""
         var, eps = self.running_var, float(self.eps)
-        if type(self.estimator).scale is not Estimator.scale:
+        if self.estimator.has_own_scale:
             var, eps = self.estimator.scale(var, eps).square(), 0.0
         return torch.batch_norm(
             input, self.weight, self.bias, self.running_mean, var, False, 0.0, eps, torch.backends.cudnn.enabled

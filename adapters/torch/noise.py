@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shrinkstats._arrays import namespace
-from shrinkstats.prior import SamplingNoise
+from shrinkstats.values import SamplingNoise
 
 NOISE_BUFFERS = ("noise_mean", "noise_sd", "noise_sd_bias")
 

@@ -58,7 +58,7 @@ def read(saved: Any, layer: Any) -> tuple[Estimator | None, int, str | None]:
         if not isinstance(content, dict) or content.keys() - {"image_rows", "adaptation"}:
             raise ValueError("not an entry of ours")
         rows = content.get("image_rows", 1)
-        if type(rows) is not int or rows < 1:
+        if not _is_number_of_images(rows):
             raise ValueError(f"{rows!r} rows of an image")
         if "adaptation" not in content:
             return None, rows, None
@@ -68,7 +68,7 @@ def read(saved: Any, layer: Any) -> tuple[Estimator | None, int, str | None]:
             raise ValueError(f"{name!r} is no name of a rule")
         if name not in RULES:
             return None, rows, name
-        if memory is not None and (type(memory) is not int or memory < 1):
+        if memory is not None and not _is_number_of_images(memory):
             raise ValueError(f"a memory of {memory!r} images")
         for field in fields(RULES[name]):
             numbers = field.type == "float"
@@ -84,11 +84,21 @@ def _described(rule: Estimator) -> dict[str, Any]:
     """A rule as plain data; of a rule of somebody's own, its name."""
     if isinstance(rule, Streaming):
         return {**_described(rule.estimator), "memory": rule.capacity}
-    kind = type(rule)
-    if RULES.get(kind.__name__) is not kind:
-        return {"estimator": f"{kind.__module__}.{kind.__qualname__}"}
+    name = name_of(rule)
+    if name is None:
+        return {"estimator": f"{type(rule).__module__}.{type(rule).__qualname__}"}
     options = {field.name: getattr(rule, field.name) for field in fields(rule)}
-    return {"estimator": kind.__name__, **{k: _plain(v) for k, v in options.items()}}
+    return {"estimator": name, **{k: _plain(v) for k, v in options.items()}}
+
+
+def name_of(rule: Estimator) -> str | None:
+    """What a file calls a rule of :mod:`shrinkstats.estimators`; None for one of somebody's own."""
+    kind = type(rule)
+    return kind.__name__ if kind in RULES.values() else None
+
+
+def _is_number_of_images(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _plain(value: Any) -> Any:

@@ -27,8 +27,8 @@ from shrinkstats.adapters.torch.images import Entry, check_rows, together, watch
 from shrinkstats.adapters.torch.layers import ShrinkBatchNorm
 from shrinkstats.adapters.torch.noise import noise_of
 from shrinkstats.adapters.torch.streaming import undisturbed
-from shrinkstats.moments import Moments, Statistics
-from shrinkstats.prior import SamplingNoise, blend_weights
+from shrinkstats.prior import blend_weights
+from shrinkstats.values import Moments, SamplingNoise, Statistics
 from shrinkstats.wasserstein import best_strength, wasserstein2
 
 COLUMNS = (

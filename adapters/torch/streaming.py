@@ -15,9 +15,8 @@ from torch import Tensor
 
 from shrinkstats.adapters.torch.again import Batch, Call, Seen, batches, of_numbers, unrecorded
 from shrinkstats.adapters.torch.noise import noise_of
-from shrinkstats.estimators import Cotangent, Estimator
-from shrinkstats.moments import Moments, Statistics
-from shrinkstats.prior import Prior, SamplingNoise
+from shrinkstats.estimators import Estimator
+from shrinkstats.values import Cotangent, Moments, Prior, SamplingNoise, Statistics
 
 RECENT = 8  # the change detector compares the memory with that of an eighth of the images ...
 CHANGE = 8.0  # ... and takes this many times the squared distance that chance would show for a change
@@ -217,6 +216,7 @@ class Streaming(Estimator):
             sample_weight=memory.images * pixels**2,
             sample_mean=mean,
             sample_m2=memory.images * pixels**2 * between,
+            equal_samples=True,
         )
         if prior is not None:
             noise = noise_of(self.layer, memory.images, lambda v: v.to(memory.mean.dtype))

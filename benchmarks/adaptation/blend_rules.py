@@ -27,8 +27,7 @@ from shrinkstats.adapters.robustness import HOLDOUT, corrupt
 from shrinkstats.adapters.robustness.protocols import ranks
 from shrinkstats.adapters.torch import adapt, reset
 from shrinkstats.estimators import Estimator, PriorBlend, SteinBlend
-from shrinkstats.moments import Moments, Statistics
-from shrinkstats.prior import Prior
+from shrinkstats.values import Moments, Prior, Statistics
 
 CONDITIONS = {
     "developed on": [

@@ -26,15 +26,16 @@ from benchmarks.lab.record import load, save
 from shrinkstats import Moments, Statistics, moments, wasserstein_bounds
 from shrinkstats.adapters.robustness import GROUPS, corrupt
 from shrinkstats.adapters.torch import ShrinkBatchNorm2d, adapt, reset, shift_report
+from shrinkstats.rules.looks import LOOKS
 
 SHIFTS = (("gaussian_noise", 3), ("contrast", 5), ("jpeg_compression", 5))
 SIZES = (1, 4, 16, 64)
 GRID = np.geomspace(1 / 16, 4096, 129)
-LOOKS = {
-    TRAINED: ("trained statistics", "#666666", "s"),
-    "N=0": ("batch statistics", "#0072B2", "o"),
-    "N=16": ("fixed strength, N = 16", "#009E73", "^"),
-    STEIN: ("Stein blend", "#D55E00", "D"),
+LINES = {
+    TRAINED: ("trained statistics", *LOOKS["trained"]),
+    "N=0": ("batch statistics", *LOOKS["batch_norm"]),
+    "N=16": ("fixed strength, N = 16", *LOOKS["prior_blend"]),
+    STEIN: ("Stein blend", *LOOKS["stein_blend"]),
 }
 Pair = tuple[Statistics, Statistics]
 SHADES = ("#9ecae1", "#4292c6", "#2171b5", "#08306b")
@@ -86,7 +87,7 @@ def style(axis: Axes, sizes: list[int] | None = None) -> None:
 
 def lines(axis: Axes, sizes: list[int], accuracy: Any) -> None:
     """Accuracy over batch size, a line for every rule; `accuracy` is asked for each rule and size."""
-    for rule, (label, color, marker) in LOOKS.items():
+    for rule, (label, color, marker) in LINES.items():
         values = [100 * accuracy(rule, size) for size in sizes]
         if rule == TRAINED:
             axis.plot(sizes, values, color=color, label=label)  # no batch size changes it

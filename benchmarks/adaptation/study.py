@@ -34,6 +34,7 @@ from shrinkstats.adapters.robustness import CORRUPTIONS, corrupt
 from shrinkstats.adapters.robustness.protocols import ranks
 from shrinkstats.adapters.torch import adapt, grouped, reset
 from shrinkstats.estimators import PriorBlend, SteinBlend
+from shrinkstats.rules.looks import LOOKS
 
 STRENGTHS = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
 FORWARD = 64  # images of the batch whose forward pass is timed
@@ -145,10 +146,10 @@ def draw(result: Row, name: str) -> Path:
         1, 3, figsize=(13, 6), constrained_layout=True, width_ratios=[1.2, 1, 1.2]
     )
     lines = {
-        TRAINED: ("trained statistics", "#666666", "s"),
-        "N=0": ("batch statistics", "#0072B2", "o"),
-        found["best_fixed"]: (f"best fixed strength, {found['best_fixed']}", "#009E73", "^"),
-        STEIN: ("Stein blend", "#D55E00", "D"),
+        TRAINED: ("trained statistics", *LOOKS["trained"]),
+        "N=0": ("batch statistics", *LOOKS["batch_norm"]),
+        found["best_fixed"]: (f"best fixed strength, {found['best_fixed']}", *LOOKS["prior_blend"]),
+        STEIN: ("Stein blend", *LOOKS["stein_blend"]),
     }
     for rule, (label, color, marker) in lines.items():
         values = [100 * np.mean([v[rule] for cell, v in table.items() if cell[2] == size]) for size in sizes]

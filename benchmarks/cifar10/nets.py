@@ -13,14 +13,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks.lab.cifar import MEAN, STD
-from benchmarks.lab.norms import ESTIMATORS
+from benchmarks.lab.norms import WITHOUT_RULE
+from benchmarks.lab.runner import rule_name
 from shrinkstats.adapters import models
 from shrinkstats.adapters.attacks import Standardized
 from shrinkstats.adapters.torch import AdaptiveBatchNormNetwork, adapt, calibrate, convert
 from shrinkstats.estimators import BatchStatistics
+from shrinkstats.rules.registry import RULES, named
 
-NORMS = (*ESTIMATORS, "group_norm", "none", "abnn")
+NORMS = (*RULES, *WITHOUT_RULE)
 MODES = ("running", "batch")
+
+
+def norm(name: str) -> str:
+    """A normalization by name, as a command line gives it; module:Rule is one of the user's own."""
+    return name if name in WITHOUT_RULE else rule_name(name)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Subject:
         else:
             net = getattr(models, self.net)()
             if self.norm != "batch_norm":
-                convert(net, ESTIMATORS[self.norm])
+                convert(net, named(self.norm))
         return Standardized(net, MEAN, STD).to(memory_format=torch.channels_last)
 
     def prepare(self, net: nn.Module, folder: Path) -> bool:
@@ -76,12 +83,12 @@ class Subject:
         elif mode == "batch":
             with warnings.catch_warnings():  # during training a Stein blend is not calibrated yet
                 warnings.filterwarnings("ignore", message="not calibrated")
-                adapt(net, ESTIMATORS[self.norm])
+                adapt(net, named(self.norm))
         return net
 
     def calibrate(self, net: nn.Module, images: Iterable[Tensor]) -> None:
-        """Measure what the Stein blend needs to know; no other norm does."""
-        if self.norm == "stein_blend":
+        """Measure the noise that a rule looks at, as the Stein blend does."""
+        if self.norm not in WITHOUT_RULE and named(self.norm).uses_noise:
             calibrate(net, images)
 
 

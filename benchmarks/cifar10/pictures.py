@@ -24,11 +24,12 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.cifar10.cells import EPS
 from benchmarks.cifar10.results import WITHOUT_STATISTICS, Row, Setting, accuracy, chosen, settings
-from benchmarks.lab.norms import LOOKS, norm_name
+from benchmarks.lab.norms import DRAWN, norm_name
 from benchmarks.lab.plots import draw_named, quiet, written
 from benchmarks.lab.record import load
 from benchmarks.lab.tables import OverSeeds, of_seeds
 from shrinkstats.adapters.torch.landscape import Landscape
+from shrinkstats.rules.looks import LOOKS
 
 ATTACKS = {
     ("clean", 0.0): ("clean", "#666666", "s"),
@@ -80,7 +81,7 @@ def over_batch_size(result: dict[str, Any]) -> Figure | None:
             known = [(float(size), value) for size, value in points if value is not None]
             if setting.mode == "batch":
                 _line(axis, known, setting)
-            elif known and setting.norm in LOOKS:
+            elif known and setting.norm in DRAWN:
                 label = norm_name(setting.norm) if setting.norm in WITHOUT_STATISTICS else None
                 axis.axhline(known[-1][1].mean, color=LOOKS[setting.norm][0], linestyle=":", label=label)
         axis.set(xscale="log", xlabel="images in a batch (dotted: running statistics)", ylim=(-2, 102))
@@ -113,7 +114,7 @@ def over_training(result: dict[str, Any]) -> Figure | None:
     trainings = [r for r in result["trainings"] if len(r["history"]) > 1 and r["norm"] not in WITHOUT_STATISTICS]
     if not trainings:
         return None
-    norms = [norm for norm in LOOKS if norm in _norms(trainings)]
+    norms = [norm for norm in DRAWN if norm in _norms(trainings)]
     groups = list(dict.fromkeys((row["net"], row["training"]) for row in trainings))
     figure, axes = plt.subplots(
         2 * len(groups),
@@ -149,10 +150,10 @@ def over_training(result: dict[str, Any]) -> Figure | None:
 
 def landscapes(result: dict[str, Any]) -> Figure | None:
     """Losses around the trained weights, on one scale; a row for every network and mode, a column for every norm."""
-    rows = [row for row in result["rows"] if row["norm"] in LOOKS]
+    rows = [row for row in result["rows"] if row["norm"] in DRAWN]
     if not rows:
         return None
-    norms = [norm for norm in LOOKS if norm in _norms(rows)]
+    norms = [norm for norm in DRAWN if norm in _norms(rows)]
     lines = list(dict.fromkeys((row["net"], row["training"], row["mode"]) for row in rows))
     found = {
         (row["net"], row["training"], row["mode"], row["norm"]): Landscape(
@@ -218,7 +219,7 @@ def _panels(
 
 
 def _line(axis: Axes, points: list[Point], setting: Setting) -> None:
-    if setting.norm in LOOKS:
+    if setting.norm in DRAWN:
         _band(axis, points, norm_name(setting.norm), *LOOKS[setting.norm])
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from benchmarks.cifar10.cells import BATCH, EPS, Bench, Cell, correct, first_cells, more_cells, row
 from benchmarks.cifar10.data import Data, Shuffled
 from benchmarks.cifar10.guards import guards
-from benchmarks.cifar10.nets import NORMS, Subject, subjects
+from benchmarks.cifar10.nets import NORMS, Subject, norm, subjects
 from benchmarks.lab import runner
 from benchmarks.lab.cells import Cells, first_rank
 from benchmarks.lab.record import save
@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, measure, record."""
     parser = runner.parser(__doc__, PRESETS)
     parser.add_argument("--nets", nargs="+")
-    parser.add_argument("--norms", nargs="+", choices=NORMS)
+    parser.add_argument("--norms", nargs="+", type=norm)
     parser.add_argument("--trainings", nargs="+", choices=["natural", "adversarial"])
     parser.add_argument("--seeds", nargs="+", type=int)
     for name in ("epochs", "train-images", "validation-images", "test-images"):

@@ -13,8 +13,9 @@ from benchmarks.cityscapes.tables import CONDITIONS, STATISTICS
 from benchmarks.lab.norms import norm_name
 from benchmarks.lab.plots import draw_named, quiet, written
 from benchmarks.lab.record import load
+from shrinkstats.rules.looks import LOOKS
 
-LOOKS = {"running": ("#666666", "s"), "batch": ("#0072B2", "o"), "stein_blend": ("#E69F00", ">")}
+METHODS = {"running": "trained", "batch": "batch_norm", "stein_blend": "stein_blend"}
 WIDTH = 0.14  # between the ways of a condition
 
 
@@ -43,7 +44,7 @@ def conditions(result: dict[str, Any]) -> Figure:
             shift = WIDTH * (number - (len(ways) - 1) / 2)
             points = [(k + shift, np.mean(of[key])) for k, key in enumerate(known) if of[key]]
             mode, size = way
-            colour, marker = LOOKS[mode]
+            colour, marker = LOOKS[METHODS[mode]]
             small = mode != "running" and size == min(batch for other, batch in ways if other == mode)
             label = STATISTICS[mode] + ("" if mode == "running" else f" {size}")
             drawn[label] = axis.plot(

@@ -29,7 +29,6 @@ from torch.utils.data import DataLoader, Subset
 from benchmarks.cityscapes import tables as cityscapes_tables
 from benchmarks.lab import runner
 from benchmarks.lab.cells import Cells, Row, first_rank
-from benchmarks.lab.norms import ESTIMATORS
 from benchmarks.lab.record import save
 from benchmarks.lab.segmentation import Confusion, Example, draw_overlays, scores_counting_void
 from shrinkstats.adapters import models
@@ -38,6 +37,7 @@ from shrinkstats.adapters.datasets import Augmentation, Cityscapes
 from shrinkstats.adapters.robustness.weather import plasma
 from shrinkstats.adapters.torch import adapt, calibrate, convert
 from shrinkstats.estimators import SteinBlend
+from shrinkstats.rules.registry import named
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the published networks expect
 CATEGORIES = Cityscapes.categories
@@ -141,9 +141,9 @@ class Run:
         torch.manual_seed(self.seed)
         net = getattr(models, self.net)(num_classes=CLASSES)
         if dist.is_initialized():
-            convert(net, ESTIMATORS[self.norm], process_group=dist.group.WORLD)
+            convert(net, named(self.norm), process_group=dist.group.WORLD)
         elif self.norm != "batch_norm":
-            convert(net, ESTIMATORS[self.norm])
+            convert(net, named(self.norm))
         return Segmenter(net.to(memory_format=torch.channels_last))
 
     def in_mode(self, net: nn.Module, mode: str, clean: Callable[[], Iterator[Tensor]]) -> nn.Module:
@@ -153,7 +153,7 @@ class Run:
             return net
         if mode == BLEND:
             return adapt(calibrate(net, clean()), SteinBlend())
-        return adapt(net, ESTIMATORS[self.norm])
+        return adapt(net, named(self.norm))
 
 
 @dataclass(frozen=True)
@@ -398,7 +398,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, measure, record."""
     parser = runner.parser(__doc__, PRESETS)
     parser.add_argument("--net", help="a network of shrinkstats.adapters.models, such as hrnet_w48")
-    parser.add_argument("--norms", nargs="+", choices=ESTIMATORS)
+    parser.add_argument("--norms", nargs="+", type=runner.rule_name)
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--sizes", nargs="+", type=int)
     parser.add_argument("--size", nargs=2, type=int, help="height and width of the scenes")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,6 +30,7 @@ from shrinkstats.adapters.torch import ShrinkBatchNorm2d, calibrate
 from shrinkstats.adapters.torch.conversion import shrinking_layers
 from shrinkstats.adapters.torch.noise import noise_of
 from shrinkstats.estimators import BatchStatistics, Estimator, RobustNorm, Stein, SteinBlend
+from shrinkstats.rules.looks import looks
 from shrinkstats.theory.lipschitz import lipschitz
 
 CALIBRATION = 1280  # training images
@@ -48,14 +48,13 @@ WHATS = {
     "through": "through the statistics",
     "sample": "through the statistics,\nan image's effect on its own output",
 }
-# Colours of Okabe and Ito, told apart by everyone; markers tell the lines apart without colour.
-LOOKS: dict[str, dict[str, Any]] = {
-    "batch statistics": {"color": "#0072B2", "marker": "o"},
-    "Stein()": {"color": "#D55E00", "marker": "D"},
-    "Stein.published()": {"color": "#CC79A7", "marker": "v"},
-    "RobustNorm()": {"color": "#000000", "marker": "s"},
-    "SteinBlend()": {"color": "#56B4E9", "marker": "<"},
-    CALIBRATED: {"color": "#009E73", "marker": "^"},
+METHODS = {
+    "batch statistics": "batch_norm",
+    "Stein()": "stein_sampling",
+    "Stein.published()": "stein_published",
+    "RobustNorm()": "robust_norm",
+    "SteinBlend()": "not calibrated",
+    CALIBRATED: "stein_blend",
 }
 
 
@@ -100,10 +99,10 @@ def chart() -> Path:
         sizes = [r["batch"] for r in layer["rows"]]
         for axes, (what, title) in zip(row, WHATS.items(), strict=True):
             axes.axhline(layer["trained"], color="#666666", linestyle="--", label="trained statistics (frozen)")
-            for rule, look in LOOKS.items():
+            for rule, (color, marker) in zip(METHODS, looks(METHODS.values()).values(), strict=True):
                 mean, error = np.array([r["rules"][rule][what] for r in layer["rows"]]).T
-                axes.plot(sizes, mean, label=rule, markersize=5, **look)
-                axes.fill_between(sizes, mean - error, mean + error, color=look["color"], alpha=0.15, linewidth=0)
+                axes.plot(sizes, mean, label=rule, markersize=5, color=color, marker=marker)
+                axes.fill_between(sizes, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
             axes.set(xscale="log", yscale="log")
             axes.set_xticks(sizes, [str(s) for s in sizes])
             axes.minorticks_off()

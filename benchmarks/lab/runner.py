@@ -19,8 +19,24 @@ from torch import Tensor, nn
 from benchmarks.lab.cells import Cells, Row, Share, first_rank
 from benchmarks.lab.command import options
 from benchmarks.lab.training import Step, fit, save_weights
+from shrinkstats.rules.registry import named
 
 Preset = TypeVar("Preset")
+
+
+def rule_name(name: str) -> str:
+    """A rule by name, as a command line gives it; module:Rule is one of the user's own.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If there is none.
+    """
+    try:
+        named(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
 
 
 def parser(description: str | None, presets: Iterable[str]) -> argparse.ArgumentParser:

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from benchmarks.lab.norms import ESTIMATORS
 from shrinkstats.adapters.models import small_cnn3d
 from shrinkstats.adapters.torch import adapt, convert
+from shrinkstats.rules.registry import named
 
 DENSENET = 29  # voxels: after two steps that round up, three that round down leave one
 
@@ -59,10 +59,10 @@ class Run:
         torch.manual_seed(self.seed)
         net = NETS[self.net](tuple(shape))
         if dist.is_initialized():
-            return convert(net, ESTIMATORS[self.norm], process_group=dist.group.WORLD)
-        return net if self.norm == "batch_norm" else convert(net, ESTIMATORS[self.norm])
+            return convert(net, named(self.norm), process_group=dist.group.WORLD)
+        return net if self.norm == "batch_norm" else convert(net, named(self.norm))
 
     def in_mode(self, net: nn.Module, mode: str) -> nn.Module:
         """A copy that evaluates so; it is attacked, so its weights need no gradients."""
         net = copy.deepcopy(net).eval().requires_grad_(False)
-        return adapt(net, ESTIMATORS[self.norm]) if mode == "batch" else net
+        return adapt(net, named(self.norm)) if mode == "batch" else net

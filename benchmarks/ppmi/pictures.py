@@ -9,10 +9,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.lab.norms import LOOKS, norm_name
+from benchmarks.lab.norms import DRAWN, norm_name
 from benchmarks.lab.plots import draw_named, quiet, written
 from benchmarks.lab.record import load
 from benchmarks.ppmi.tables import ATTACKS, NETS
+from shrinkstats.rules.looks import LOOKS
 
 WIDTH = 0.14  # between the norms of a condition
 
@@ -22,7 +23,7 @@ def under_attack(result: dict[str, Any]) -> Figure:
     rows = [row for row in result["rows"] if row["mode"] == "running"]
     kinds = sorted({(row["attack"], row["eps"]) for row in rows}, key=lambda kind: (list(ATTACKS).index(kind[0]), kind))
     panels = list(dict.fromkeys((row["net"], row["train_batch"]) for row in rows))
-    norms = [norm for norm in LOOKS if any(row["norm"] == norm for row in rows)]
+    norms = [norm for norm in DRAWN if any(row["norm"] == norm for row in rows)]
     figure, axes = plt.subplots(
         1, len(panels), figsize=(5.2 * len(panels) + 0.4, 4), sharey=True, squeeze=False, layout="constrained"
     )

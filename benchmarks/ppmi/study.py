@@ -29,7 +29,6 @@ from torch.nn import functional
 
 from benchmarks.lab import runner
 from benchmarks.lab.cells import Cells, first_rank
-from benchmarks.lab.norms import ESTIMATORS
 from benchmarks.lab.record import save
 from benchmarks.ppmi import tables as ppmi_tables
 from benchmarks.ppmi.data import Part, Shuffled, parts
@@ -205,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--shape", nargs=3, type=int, help="voxels of the common grid")
     parser.add_argument("--harmonize", metavar="COLUMN", help="take out the differences between the table's scanners")
     parser.add_argument("--nets", nargs="+", choices=NETS)
-    parser.add_argument("--norms", nargs="+", choices=ESTIMATORS)
+    parser.add_argument("--norms", nargs="+", type=runner.rule_name)
     for name in ("seeds", "batches", "sizes"):
         parser.add_argument(f"--{name}", nargs="+", type=int)
     for name in ("epochs", "patience"):

@@ -40,6 +40,7 @@ from shrinkstats import estimators as rules
 from shrinkstats.adapters.torch import ShrinkBatchNorm1d, ShrinkBatchNorm2d, ShrinkBatchNorm3d, cuda, fused
 from shrinkstats.adapters.torch.layers import ShrinkBatchNorm
 from shrinkstats.estimators import Stein
+from shrinkstats.rules.registry import RULES
 
 ELEMENTS = 2**25  # of every shape on a GPU, by a larger batch: more than any cache holds
 IN_A_ROW = 10
@@ -48,10 +49,7 @@ ORDERS = {"contiguous": torch.contiguous_format, "channels-last": None}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STEP = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 LAYERS = {2: ShrinkBatchNorm1d, 3: ShrinkBatchNorm1d, 4: ShrinkBatchNorm2d, 5: ShrinkBatchNorm3d}
-RULES = [
-    Stein(), Stein.published(), Stein(None, "channel"), rules.BatchStatistics(), rules.JSNorm(), rules.Ridge(),
-    rules.Lasso(), rules.PriorBlend(16), rules.SteinBlend(), rules.RobustNorm(), rules.MinMaxNorm(),
-]  # fmt: skip
+CHECKED = [*RULES.values(), Stein(None, "channel")]
 
 Check = Callable[[torch.device], str]
 CHECKS: dict[str, Check] = {}
@@ -117,7 +115,7 @@ def layers_equal_the_cpu(device: torch.device) -> str:
     """Every rule, dtype and memory order: output, gradients and running statistics."""
     found = dict.fromkeys(STEP, 0.0)
     shapes = [(16, 24), (6, 5, 33), (8, 16, 14, 14), (4, 3, 33, 35), (2, 6, 5, 6, 7), (2, 4, 130, 131), (1, 8, 9, 9)]
-    for rule, shape, order, dtype in product(some(RULES, device), some(shapes[::-1], device), ORDERS, STEP):
+    for rule, shape, order, dtype in product(some(CHECKED, device), some(shapes[::-1], device), ORDERS, STEP):
         if len(shape) < 4 and order != "contiguous":
             continue
         x, g = inputs(shape, order, dtype, torch.device("cpu"))
@@ -139,7 +137,7 @@ def layers_equal_the_cpu(device: torch.device) -> str:
 def nothing_waits_for_the_device(device: torch.device) -> str:
     """PyTorch raises an error when an operation would."""
     need_gpu(device)
-    for rule in RULES:
+    for rule in CHECKED:
         x, g = inputs((8, 16, 14, 14), "contiguous", torch.float32, device)
         layer = ShrinkBatchNorm2d(16, rule, device=device)
         step(layer, x, g)
@@ -154,7 +152,7 @@ def cuda_graphs(device: torch.device) -> str:
     """A training step that was recorded is played on new data."""
     need_gpu(device)
     worst = 0.0
-    for rule, order in product(RULES, ORDERS):
+    for rule, order in product(CHECKED, ORDERS):
         x, g = inputs((8, 16, 14, 14), order, torch.float32, device)
         layer = ShrinkBatchNorm2d(16, rule, device=device)
         replay, results = recorded(lambda layer=layer, x=x, g=g: step(layer, x, g))

@@ -14,8 +14,8 @@ from dask.graph_manipulation import clone
 from shrinkstats import kernels
 from shrinkstats._arrays import Array
 from shrinkstats.kernels import threads
-from shrinkstats.moments import Moments
 from shrinkstats.moments import moments as moments_of
+from shrinkstats.values import Moments
 
 FAN_IN = 16  # parts that one task merges
 
@@ -105,15 +105,12 @@ def _join(samples: Moments, channels: int) -> Moments:
         v.reshape(-1, channels) for v in (samples.mean, samples.m2, samples.minimum, samples.maximum)
     )
     between, size = moments_of(mean), samples.count
-    weight = float(size) * size
-    return Moments(
+    return Moments.of_equal_samples(
         count=size * len(mean),
         samples=len(mean),
         mean=between.mean,
         m2=m2.sum(axis=0) + size * between.m2,
         minimum=low.min(axis=0),
         maximum=high.max(axis=0),
-        sample_weight=weight * len(mean),
-        sample_mean=between.mean,
-        sample_m2=weight * between.m2,
+        sample_m2=float(size) * size * between.m2,
     )

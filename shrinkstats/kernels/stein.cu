@@ -41,6 +41,32 @@ __device__ double entry(const void* parameter, Index bytes, Index c, double miss
 
 __device__ double cut(double ratio) { return ratio < 0 ? 1 : ratio > 1 ? 0 : 1 - ratio; }
 
+constexpr double LARGEST = 1.7976931348623157e308;
+constexpr int REACH = 1000;  // a power of two that is in range, as its inverse is
+
+template <class Value>
+struct Sized {  // values in a unit in which squares are in range, 2^power; infinity counts as the largest number
+    Value value;
+    int power;
+    double unit;
+
+    __device__ double operator()(Index i) const {
+        double v = value(i);
+        return (isinf(v) ? copysign(LARGEST, v) : v) * unit;
+    }
+};
+
+template <class Value>
+__device__ Sized<Value> sized(Index c, Value value) {
+    double mine = 0;
+    for (Index i = threadIdx.x; i < c; i += THREADS) mine = fabs(value(i)) > mine ? fabs(value(i)) : mine;
+    double largest = together<true>(mine);
+    int power = 0;
+    frexp(isinf(largest) ? LARGEST : largest, &power);
+    power = power > REACH ? REACH : power < -REACH ? -REACH : power;
+    return {value, power, ldexp(1.0, -power)};
+}
+
 struct Shares {  // of the spread between channels in the sum of squares, times (c - 2)/(c + 1)
     double ratio, squares, center;
 };
@@ -54,22 +80,25 @@ __device__ Shares by_channels(Index c, Value m) {
 }
 
 struct Bock {  // sum v - 2 max v over the sum of squares; that sum; the largest v and how often it occurs
-    double ratio, squares, largest, ties;
+    double ratio, squares, largest, ties;  // all but the ratio in the units of what is given
 };
 
 template <class Mean, class Noise>
-__device__ Bock bock(Index c, Mean m, Noise v) {
+__device__ Bock bock(Index c, Sized<Mean> m, Sized<Noise> v) {
     double squares = sum(c, [&](Index i) { return m(i) * m(i); });
     double total = sum(c, v), mine = v(0);
     for (Index i = threadIdx.x; i < c; i += THREADS) mine = v(i) > mine ? v(i) : mine;
     double largest = together<true>(mine);
     double ties = sum(c, [&](Index i) { return v(i) == largest ? 1.0 : 0.0; });
-    return {squares != 0 ? (total - 2 * largest) / squares : 1, squares, largest, ties > 1 ? ties : 1};
+    double ratio = squares != 0 ? ldexp((total - 2 * largest) / squares, v.power - 2 * m.power) : 1;
+    return {ratio, squares, largest, ties > 1 ? ties : 1};
 }
 
 template <class Value>
 __device__ double geometric(Index c, Value var) {
-    return exp(sum(c, [&](Index i) { return log(var(i)); }) / c);  // log(0) is minus infinity
+    double zeros = sum(c, [&](Index i) { return var(i) == 0 ? 1.0 : 0.0; });
+    double logs = sum(c, [&](Index i) { return var(i) == 0 ? 0.0 : log(var(i)); });
+    return zeros > 0 && !isnan(logs) ? 0 : exp(logs / c);
 }
 
 // found: (7, channels): center, variance, scale; the lines of the affine pass; the mean, rounded as data are.
@@ -79,16 +108,18 @@ extern "C" __global__ void stein(const double* batch, Index c, double count, Ind
     auto mean = [&](Index i) { return batch[i]; };
     auto var = [&](Index i) { return batch[c + i] / count; };
     double keep = 1, slope = 1, shift = 0;
-    if (mean_rule == 1 && c > 2) keep = cut(bock(c, mean, [&](Index i) { return factor * batch[noise * c + i]; }).ratio);
-    if (mean_rule == 2 && c > 2) keep = 1 - by_channels(c, mean).ratio;
+    auto spread = [&](Index i) { return factor * batch[noise * c + i]; };
+    if (mean_rule == 1 && c > 2) keep = cut(bock(c, sized(c, mean), sized(c, spread)).ratio);
+    if (mean_rule == 2 && c > 2) keep = 1 - by_channels(c, sized(c, mean)).ratio;
     if (var_rule == 3) {
-        slope = count / (count + 1);
-        shift = 4 * (c - 1) * slope / ((count - 1) * c + 2) * geometric(c, var);
+        slope = count / (count + 1);  // a channel alone has no share in a mean, which may be infinite
+        if (c > 1) shift = 4 * (c - 1) * slope / ((count - 1) * c + 2) * geometric(c, var);
     }
-    if (var_rule == 2 && c > 2) slope = 1 - by_channels(c, var).ratio;
+    if (var_rule == 2 && c > 2) slope = 1 - by_channels(c, sized(c, var)).ratio;
     for (Index i = threadIdx.x; i < c; i += THREADS) {
         double center = keep * mean(i), variance = slope * var(i) + shift, scale = sqrt(variance + eps);
         double pivot = single ? (float)center : center;
+        if (isinf(scale)) pivot = 0;  // times 0, a difference beyond the range is NaN
         double steep = entry(weight, weight_bytes, i, 1) / scale;
         found[i] = center;
         found[c + i] = variance;
@@ -101,11 +132,12 @@ extern "C" __global__ void stein(const double* batch, Index c, double count, Ind
 }
 
 // The gradient for m from that for an estimate by channels: keep g + along m + across (m - center).
+template <class Value>
 struct Pull {
     double keep, along, across, center;
+    Sized<Value> m;
 
-    template <class Value>
-    __device__ Pull(Index c, Value m, const double* g) : keep(1), along(0), across(0), center(0) {
+    __device__ Pull(Index c, Sized<Value> m, const double* g) : keep(1), along(0), across(0), center(0), m(m) {
         if (c < 3) return;
         Shares shares = by_channels(c, m);
         double push = sum(c, [&](Index i) { return g[i] * m(i); });
@@ -118,7 +150,9 @@ struct Pull {
         keep = 1 - shares.ratio, along = push * shares.ratio, across = -push * (c - 2) / (c + 1);
     }
 
-    __device__ double operator()(double g, double m) const { return keep * g + along * m + across * (m - center); }
+    __device__ double operator()(double g, Index i) const {
+        return along == 0 && across == 0 ? keep * g : keep * g + along * m(i) + across * (m(i) - center);
+    }
 };
 
 // sums: what reduce_grad found around the rounded mean; rule: what `stein` found; size: observations of a sample.
@@ -143,13 +177,17 @@ extern "C" __global__ void stein_backward(const double* sums, const double* batc
     Bock found = {1, 0, 0, 1};
     double keep = 1, push = 0;
     bool sampling = mean_rule == 1 && c > 2, pulls = false;
+    auto m = sized(mean_rule ? c : 0, mean);
+    auto v = sized(sampling ? c : 0, spread);
     if (sampling) {
-        found = bock(c, mean, spread);
+        found = bock(c, m, v);
         pulls = found.squares != 0 && 0 < found.ratio && found.ratio < 1;  // the factor depends on the data
         keep = found.squares == 0 ? 0 : cut(found.ratio);
-        push = sum(c, [&](Index i) { return d_center[i] * mean(i); }) / found.squares;
+        push = sum(c, [&](Index i) { return d_center[i] * m(i); }) / found.squares;
     }
-    Pull means(mean_rule == 2 ? c : 0, mean, d_center), variances(var_rule == 2 ? c : 0, var, d_var);
+    Index by_mean = mean_rule == 2 ? c : 0, by_var = var_rule == 2 ? c : 0;
+    Pull means(by_mean, m, d_center);
+    Pull variances(by_var, sized(by_var, var), d_var);
     double weight = 1, middle = 0, pooled = 0;
     if (var_rule == 3) {
         weight = count / (count + 1);
@@ -157,16 +195,16 @@ extern "C" __global__ void stein_backward(const double* sums, const double* batc
         pooled = 4 * (c - 1) * weight / ((count - 1) * c + 2) / c * middle * sum(c, [&](Index i) { return d_var[i]; });
     }
     for (Index i = threadIdx.x; i < c; i += THREADS) {
-        double g_mean = means(d_center[i], mean(i)), g_noise = 0;
+        double g_mean = means(d_center[i], i), g_noise = 0;
         if (sampling) {
             g_mean = keep * d_center[i];
             if (pulls) {
-                g_mean += 2 * push * found.ratio * mean(i);
-                g_noise = -push * (spread(i) == found.largest ? 1 - 2 / found.ties : 1);
+                g_mean += 2 * push * found.ratio * m(i);
+                g_noise = -ldexp(push, -m.power) * (v(i) == found.largest ? 1 - 2 / found.ties : 1);
             }
         }
-        double g_m2 = variances(d_var[i], var(i));
-        if (var_rule == 3) g_m2 = weight * d_var[i] + (middle > 0 ? pooled / var(i) : 0);
+        double g_m2 = variances(d_var[i], i);
+        if (var_rule == 3) g_m2 = weight * d_var[i] + (middle > 0 && !isinf(middle) ? pooled / var(i) : 0);
         g_m2 = g_m2 / count + (noise == 1 ? g_noise * factor : 0);
         double pivot = rule[6 * c + i], b = 2 * g_m2;
         lines[i] = pivot;

@@ -7,7 +7,7 @@ second derivatives.
 from __future__ import annotations
 
 import ctypes
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from shrinkstats.kernels import DISABLED, cpu, generic, threads
-from shrinkstats.moments import Moments
 from shrinkstats.moments import moments as moments_of
+from shrinkstats.values import Cotangent, Moments
 
 WHOLE = (
     *(torch.bool, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -66,8 +66,11 @@ def moments(x: Tensor, axis: int, sample_axis: int | None) -> Moments:
     else:
         vectors, counts = _moments(x, axis, sample_axis)
     mean, m2, low, high, sample_m2 = vectors
-    count, samples, weight = counts
-    return Moments(count, samples, mean, m2, low, high, weight, mean, m2 if sample_m2 is None else sample_m2)
+    count, samples = counts
+    sample_m2 = m2 if sample_m2 is None else sample_m2
+    return Moments.of_equal_samples(
+        count=count, samples=samples, mean=mean, m2=m2, minimum=low, maximum=high, sample_m2=sample_m2
+    )
 
 
 def affine(x: Tensor, axis: int, pivot: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -76,16 +79,6 @@ def affine(x: Tensor, axis: int, pivot: Tensor, a: Tensor, b: Tensor) -> Tensor:
     wanted = torch.is_grad_enabled() and any(v.requires_grad for v in (wide, a, b))
     y = _Affine.apply(wide, pivot, a, b, axis) if wanted else _affine(wide, axis, pivot, a, b)
     return y if y.dtype == x.dtype else y.to(x.dtype)
-
-
-class _Cotangent(NamedTuple):
-    """Gradients for the vectors of Moments, in their order; None is zero."""
-
-    mean: Tensor | None
-    m2: Tensor | None
-    minimum: Tensor | None
-    maximum: Tensor | None
-    sample_m2: Tensor | None
 
 
 class _Moments(torch.autograd.Function):  # type: ignore[misc]
@@ -99,7 +92,7 @@ class _Moments(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, None]:
-        g = _Cotangent(*gradients[:5])
+        g = Cotangent(*gradients[:5])
         given = [v for v in g if v is not None]
         if not given:
             return None, None, None
@@ -145,13 +138,13 @@ class _Affine(torch.autograd.Function):  # type: ignore[misc]
         return dx, None, da, db, None
 
 
-def _moments(x: Tensor, axis: int, sample_axis: int | None) -> tuple[list[Tensor | None], tuple[int, int, float]]:
+def _moments(x: Tensor, axis: int, sample_axis: int | None) -> tuple[list[Tensor | None], tuple[int, int]]:
     """What NumPy's way gives; vectors that are one are given once."""
     with threads.at_most(torch.get_num_threads()):
         m = moments_of(view(x), axis=axis, sample_axis=sample_axis)
     vectors = [torch.tensor(v, device=x.device) for v in (m.mean, m.m2, m.minimum, m.maximum)]
     sample_m2 = None if m.sample_m2 is m.m2 else torch.tensor(m.sample_m2, device=x.device)
-    return [*vectors, sample_m2], (m.count, m.samples, m.sample_weight)
+    return [*vectors, sample_m2], (m.count, m.samples)
 
 
 def _affine(x: Tensor, axis: int, pivot: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -162,7 +155,7 @@ def _affine(x: Tensor, axis: int, pivot: Tensor, a: Tensor, b: Tensor) -> Tensor
 
 
 def _moments_gradient(
-    g: _Cotangent, x: Tensor, axis: int, sample_axis: int | None, mean: Any, low: Any, high: Any
+    g: Cotangent, x: Tensor, axis: int, sample_axis: int | None, mean: Any, low: Any, high: Any
 ) -> Tensor:
     """``d + b (x - mean)``, where d may differ between samples, and what goes to the extremes."""
     wide = x.detach().float() if x.dtype in HALF else x.detach()

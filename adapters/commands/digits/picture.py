@@ -13,13 +13,16 @@ from matplotlib.figure import Figure
 
 from shrinkstats.adapters.commands.digits.data import SHIFTS, load
 from shrinkstats.adapters.commands.digits.summary import MEAN
+from shrinkstats.rules.looks import LOOKS
 
-# Colours of Okabe and Ito, told apart by everyone; markers tell the lines apart without colour.
-LOOKS: dict[str, dict[str, Any]] = {
-    "trained statistics": {"color": "#666666", "marker": "s", "linestyle": "--"},
-    "batch statistics": {"color": "#0072B2", "marker": "o"},
-    "PriorBlend(16)": {"color": "#009E73", "marker": "^"},
-    "SteinBlend": {"color": "#D55E00", "marker": "D", "linewidth": 2.6, "zorder": 3},
+STYLES: dict[str, dict[str, Any]] = {
+    name: {"color": LOOKS[method][0], "marker": LOOKS[method][1], **style}
+    for name, method, style in (
+        ("trained statistics", "trained", {"linestyle": "--"}),
+        ("batch statistics", "batch_norm", {}),
+        ("PriorBlend(16)", "prior_blend", {}),
+        ("SteinBlend", "stein_blend", {"linewidth": 2.6, "zorder": 3}),
+    )
 }
 
 
@@ -74,9 +77,9 @@ def _lines(axes: Axes, results: dict[str, Any], panel: str) -> None:
     sizes = results["batch_sizes"]
     for rule, line in results["panels"][panel].items():
         accuracy, error = (np.array(line[key]) for key in ("accuracy", "standard_error"))
-        axes.plot(sizes, accuracy, markersize=5, **LOOKS[rule])
+        axes.plot(sizes, accuracy, markersize=5, **STYLES[rule])
         axes.fill_between(
-            sizes, accuracy - error, accuracy + error, color=LOOKS[rule]["color"], alpha=0.15, linewidth=0
+            sizes, accuracy - error, accuracy + error, color=STYLES[rule]["color"], alpha=0.15, linewidth=0
         )
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -96,7 +99,7 @@ def _name_lines(axes: Axes, results: dict[str, Any]) -> None:
     for rule in sorted(lines, key=lambda rule: -lines[rule]["accuracy"][-1]):
         height = min(lines[rule]["accuracy"][-1], height - 4.5)
         weight = "bold" if rule == next(iter(results["overall"]["accuracy"])) else "normal"
-        axes.text(last * 1.25, height, rule, color=LOOKS[rule]["color"], va="center", fontsize=11, fontweight=weight)
+        axes.text(last * 1.25, height, rule, color=STYLES[rule]["color"], va="center", fontsize=11, fontweight=weight)
 
 
 def _examples(seed: int) -> dict[str, Any]:

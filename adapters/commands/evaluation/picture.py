@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Colours of Okabe and Ito, told apart by everyone; markers tell the lines apart without colour.
-LOOKS: dict[str, dict[str, Any]] = {
-    "trained": {"color": "#666666", "marker": "s", "linestyle": "--"},
-    "batch": {"color": "#0072B2", "marker": "o"},
-    "stein": {"color": "#D55E00", "marker": "D", "linewidth": 2.4, "zorder": 3},
-}
-PRIORS = [("#009E73", "^"), ("#CC79A7", "v"), ("#E69F00", "<"), ("#56B4E9", ">")]
+from shrinkstats.rules.looks import looks
+
+METHODS = {"batch": "batch_norm", "stein": "stein_blend"}
+STYLES: dict[str, dict[str, Any]] = {"trained": {"linestyle": "--"}, "stein": {"linewidth": 2.4, "zorder": 3}}
 COLUMNS = 4
 
 
@@ -24,16 +20,20 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """Write the picture of what results.json holds."""
     shifts = list(dict.fromkeys(row["shift"] for row in results["shifts"]))
     large, small = shifts[-1], shifts[:-1]
-    priors = [name for name in results["estimators"] if name not in LOOKS]
-    more = {name: {"color": c, "marker": m} for name, (c, m) in zip(priors, cycle(PRIORS), strict=False)}
-    looks = {name: (LOOKS | more)[name] for name in results["estimators"]}
+    names = results["estimators"]
+    first = [name for name in names if name.startswith("prior:")][:1]
+    methods = {**METHODS, **dict.fromkeys(first, "prior_blend")}
+    found = looks(methods.get(name, name) for name in names).values()
+    styles = {
+        name: {"color": c, "marker": m, **STYLES.get(name, {})} for name, (c, m) in zip(names, found, strict=True)
+    }
     rows = -(-len(small) // COLUMNS)
     columns = min(len(small), COLUMNS)
     figure = Figure(figsize=(5.2 + 2.1 * columns, max(4.2, 0.9 + 1.8 * rows)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     left, *right = figure.subfigures(1, 2, width_ratios=[5.2, 2.1 * columns], squeeze=False)[0] if small else [figure]
     axes = left.subplots()
-    _lines(axes, results, large, looks)
+    _lines(axes, results, large, styles)
     severities = {tuple(row["severities"]) for row in results["shifts"] if row["shift"] == large} - {(0,)}
     of = f", severity {', '.join(map(str, *severities))}" if severities else ""
     axes.set_title(("mean of the corruptions" if small else _name(large)) + of, loc="left", fontweight="bold")
@@ -43,7 +43,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for panel in panels[len(small) :]:
         panel.set_axis_off()
     for panel, shift in zip(panels, small, strict=False):
-        _lines(panel, results, shift, looks)
+        _lines(panel, results, shift, styles)
         panel.set_title(_name(shift), loc="left", fontsize=9)
         panel.tick_params(labelsize=7)
     settings = results["settings"]
@@ -57,16 +57,16 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def _lines(axes: Axes, results: dict[str, Any], shift: str, looks: dict[str, dict[str, Any]]) -> None:
+def _lines(axes: Axes, results: dict[str, Any], shift: str, styles: dict[str, dict[str, Any]]) -> None:
     sizes = results["batches"]
-    for name, look in looks.items():
+    for name, style in styles.items():
         rows = [row for row in results["shifts"] if row["shift"] == shift and row["estimator"] == name]
-        axes.plot(sizes, [100 * row["top1"] for row in rows], markersize=4, label=name, **look)
+        axes.plot(sizes, [100 * row["top1"] for row in rows], markersize=4, label=name, **style)
         known = [(row["batch"], *row["top1_interval"]) for row in rows if row["top1_interval"]]
         if known:
             at, low, high = zip(*known, strict=True)
             axes.fill_between(
-                at, [100 * v for v in low], [100 * v for v in high], color=look["color"], alpha=0.15, linewidth=0
+                at, [100 * v for v in low], [100 * v for v in high], color=style["color"], alpha=0.15, linewidth=0
             )
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])

@@ -7,6 +7,7 @@ import re
 from shrinkstats.adapters.commands.errors import UsageError
 from shrinkstats.adapters.commands.evaluation.data import CLEAN, MIXED, SEVERITIES, Condition, Data
 from shrinkstats.estimators import BatchStatistics, Estimator, PriorBlend, SteinBlend
+from shrinkstats.rules.registry import RULES, named
 
 TRAINED = "trained"
 
@@ -69,7 +70,7 @@ def estimators(text: str) -> dict[str, Estimator | None]:
     Raises
     ------
     UsageError
-        If a word is not ``trained``, ``batch``, ``stein`` or ``prior:N``.
+        If a word is not ``trained``, ``batch``, ``stein``, ``prior:N``, a name of the studies or ``module:Rule``.
     """
     plain = {TRAINED: None, "batch": BatchStatistics(), "stein": SteinBlend()}
     found: dict[str, Estimator | None] = {}
@@ -77,14 +78,19 @@ def estimators(text: str) -> dict[str, Estimator | None]:
         if word in plain:
             found[word] = plain[word]
             continue
-        name, _, number = word.partition(":")
+        name, colon, number = word.partition(":")
+        if word in RULES or (colon and name != "prior"):
+            try:
+                found[word] = named(word)
+            except ValueError as error:
+                raise UsageError(f"--estimators: {error}") from error
+            continue
         try:
-            if name != "prior":
-                raise ValueError
             rule = PriorBlend(float(number))
         except ValueError as error:
             raise UsageError(
-                f"--estimators: expected trained, batch, stein or prior:N with N from 0 to inf, got {word!r}"
+                "--estimators: expected trained, batch, stein, prior:N with N from 0 to inf or module:Rule, "
+                f"got {word!r}"
             ) from error
         found[f"prior:{rule.strength:g}"] = rule
     return found

@@ -22,7 +22,7 @@ from shrinkstats.adapters.commands.evaluation.subject import PORTION, Subject
 from shrinkstats.adapters.robustness.protocols import ranks
 from shrinkstats.adapters.torch import ShiftReport, adapt, reset, shift_report
 from shrinkstats.adapters.torch.conversion import convertible_layers
-from shrinkstats.estimators import Estimator, SteinBlend
+from shrinkstats.estimators import Estimator
 
 RESULTS, PICTURE, CELLS = "results.json", "accuracy.png", "cells.jsonl"
 
@@ -77,7 +77,8 @@ def measure(
         convertible_layers(subject.network)  # says what stands in the way before anything is measured
     asked = {cell(c, n, name): c for c in conditions for name in estimators for n in sizes}
     missing = {key: condition for key, condition in asked.items() if key not in cells}
-    if any(isinstance(estimators[key.estimator], SteinBlend) for key in missing):
+    asked_for = [estimators[key.estimator] for key in missing]
+    if any(rule is not None and rule.uses_noise for rule in asked_for):
         subject.calibrate()
     step = progress("measuring", len(missing))
     shown = images = labels = None
