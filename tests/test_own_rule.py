@@ -173,14 +173,14 @@ def test_a_command_line_says_what_is_wrong_with_a_name(name, what):
 
 def test_an_evaluation_takes_it():
     pytest.importorskip("torch")
-    from shrinkstats.adapters.evaluation.request import estimators
+    from shrinkstats.adapters.commands.evaluation.request import estimators
 
     assert estimators(f"trained,{OWN}") == {"trained": None, OWN: Midrange()}
 
 
 def test_a_study_has_it_in_its_table():
     pytest.importorskip("torch")
-    nets = pytest.importorskip("benchmarks.cifar10_nets")
+    nets = pytest.importorskip("benchmarks.cifar10.nets")
 
     assert nets.norm(OWN) == OWN
     subject = nets.Subject("resnet20", OWN, 0)
