@@ -85,7 +85,8 @@ def simulate_blend_distance(
     True
     """
     _, source, target = as_pair(source=source, target=target)
-    n, replicates, seed = float(at_least("n", 1, n)), at_least("replicates", 2, replicates), at_least("seed", 0, seed)
+    images = float(at_least("n", 1, n))
+    replicates, seed = at_least("replicates", 2, replicates), at_least("seed", 0, seed)
     if np.ndim(target.mean) != 1 or np.shape(source.mean) != np.shape(target.mean):
         raise ValueError(
             "source and target must be vectors of one length, "
@@ -100,9 +101,9 @@ def simulate_blend_distance(
     while total.count < replicates:
         size = (min(max(1, CHUNK // channels), replicates - total.count), channels)
         batch = Statistics(
-            target.mean + sd / np.sqrt(n) * rng.standard_normal(size),
-            sd * sd / n * (rng.chisquare(n - 1, size) if n > 1 else np.zeros(size)),
+            target.mean + sd / np.sqrt(images) * rng.standard_normal(size),
+            sd * sd / images * (rng.chisquare(images - 1, size) if images > 1 else np.zeros(size)),
         )
-        distance = wasserstein2(blend(source, batch, n=n, strength=samples), target)
+        distance = wasserstein2(blend(source, batch, n=images, strength=samples), target)
         total = total + moments(distance, sample_axis=None)
     return Simulated(total.mean, np.sqrt(total.var(ddof=1) / total.count))

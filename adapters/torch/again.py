@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
+from torch.utils import checkpoint as checkpoints
 from torch.utils._python_dispatch import _disable_current_modes
 
 from shrinkstats.adapters.torch.addresses import tensor
 from shrinkstats.adapters.torch.memory import has_pytorch_order
 from shrinkstats.values import Moments
 
+FRAME = getattr(checkpoints, "_CheckpointFrame", ())  # what all calls in a checkpoint that is not reentrant share
 RECALLED = 16  # calls whose backward pass may ask again
 PROBES = 64  # elements of a batch that are compared, besides its moments: a flipped or permuted one has the same
 
@@ -164,7 +166,7 @@ def of_numbers(x: Tensor) -> bool:
 
 def _checkpoint(hooks: Any) -> tuple[Any, bool]:
     """The checkpoint that these hooks for saved tensors are of, if of one, and whether it makes its calls again."""
-    pack = None if hooks is None else hooks[0]
+    pack: Any = None if hooks is None else hooks[0]
     while hasattr(pack, "__wrapped__"):
         pack = pack.__wrapped__
     names = getattr(getattr(pack, "__code__", None), "co_freevars", ())
@@ -172,7 +174,9 @@ def _checkpoint(hooks: Any) -> tuple[Any, bool]:
     for name, again in (("frame", False), ("target_frame_ref", True)):
         if name in inside:
             frame = inside[name].cell_contents
-            return (frame() if again else frame), again
+            frame = frame() if again and callable(frame) else frame
+            if isinstance(frame, FRAME):
+                return frame, again
     return None, False
 
 
