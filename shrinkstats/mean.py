@@ -64,12 +64,8 @@ def shrinkage_factor(
     xp: Namespace,
     *,
     positive_part: bool = True,
-    power: Array | float = 0.0,
 ) -> Array:
-    """1 - amount(noise) / sum of squared deviations, where amount is linear; no intermediate over- or underflows.
-
-    `power` is the one of two that the noise is to be multiplied by.
-    """
+    """1 - amount(noise) / sum of squared deviations, where amount is linear; no intermediate over- or underflows."""
     noise = finite(noise, xp)
     scale, unit = unit_scale(deviation, xp), unit_scale(noise, xp)
     d = deviation / scale
@@ -78,7 +74,7 @@ def shrinkage_factor(
     nothing = (squares == 0) & ~xp.isnan(amounts)
     ratio = amounts / xp.where(nothing, xp.ones_like(squares), squares)
     # Times unit / scale^2, a power of two, which may leave the range: in two steps.
-    power = (power + xp.log2(unit) - 2 * xp.log2(scale))[..., 0]
+    power = (xp.log2(unit) - 2 * xp.log2(scale))[..., 0]
     half = xp.floor(power / 2)
     one, other = _power_of_two(half, xp), _power_of_two(power - half, xp)
     if positive_part:

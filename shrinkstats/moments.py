@@ -23,7 +23,7 @@ from shrinkstats._arrays import (
 )
 from shrinkstats.kernels import generic
 from shrinkstats.kernels.layout import outermost
-from shrinkstats.values import Moments, weighted
+from shrinkstats.values import Moments
 from shrinkstats.values import Statistics as Statistics  # whose home this was
 
 BLOCK = 2**20
@@ -120,9 +120,9 @@ def _of_array(x: Array, axis: int, sample_axis: int | None) -> Moments:
         )
     mean, m2, low, high, sample_m2 = backend.moments(x, axis, sample_axis)
     samples = x.shape[sample_axis]
-    among, less = weighted(sample_m2, 1.0 * (count // samples))  # a graph of PyTorch may leave the size open
+    size = 1.0 * (count // samples)  # a graph of PyTorch may leave it open
     return Moments.of_equal_samples(
-        count=count, samples=samples, mean=mean, m2=m2, minimum=low, maximum=high, sample_m2=among, less=less
+        count=count, samples=samples, mean=mean, m2=m2, minimum=low, maximum=high, sample_m2=size * size * sample_m2
     )
 
 
@@ -164,7 +164,6 @@ def _in_blocks(x: np.ndarray[Any, Any], axis: int, sample_axis: int | None, cut:
         sample_mean=total.mean,
         sample_m2=nothing,
         equal_samples=True,
-        _less=None,
     )
 
 

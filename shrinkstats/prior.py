@@ -14,14 +14,13 @@ from shrinkstats._arrays import (
     as_real,
     can_look,
     check_channels,
-    constant,
     is_torch_array,
     namespace,
     nonnegative,
     positive_number,
     root,
 )
-from shrinkstats.mean import finite, shrinkage_factor, unit_scale
+from shrinkstats.mean import shrinkage_factor
 from shrinkstats.values import Moments, SamplingNoise, Statistics, as_pair
 from shrinkstats.values import Prior as Prior  # whose home this was
 
@@ -244,31 +243,20 @@ def blend_weights(
     var = xp.where(votes, source.var, one)
     sd = root(var, xp)
 
-    def weight(deviation: Array, spread: Array, power: Array | float = 0.0) -> Array:
+    def weight(deviation: Array, spread: Array) -> Array:
         deviation = xp.where(votes, deviation, zero)
         spread = xp.where(votes, xp.broadcast_to(spread, deviation.shape), zero)
-        return shrinkage_factor(deviation, spread, lambda v: kappa * xp.sum(v, axis=-1), xp, power=power)
+        return shrinkage_factor(deviation, spread, lambda v: kappa * xp.sum(v, axis=-1), xp)
 
-    # Over the least standard deviation all others are 1 at least: shift and noise over them stay in range.
-    least = 2.0 ** xp.floor(xp.log2(constant(xp.min(sd, axis=-1, keepdims=True))))
-    with np.errstate(over="ignore"):
-        units, squared_units = sd / least, var / least / least
-    shift = (target.mean / 2 - source.mean / 2) / (units / 2)
-    chance = finite(noise.mean, xp)
-    unit = unit_scale(chance, xp)
-    power, chance = xp.log2(unit), chance / unit / squared_units
+    shift = (target.mean / 2 - source.mean / 2) / (sd / 2)
     if noise.sd is None:
-        w = weight(shift, chance, power)
+        w = weight(shift, noise.mean / var)
         return w, w
     ratio = xp.where(votes, unbiased_sd(source, target, noise.sd_bias, xp) / sd, zero)
-    larger = unit_scale(ratio, xp)
-    squares = (ratio / larger) ** 2
+    squares = ratio * ratio
     voters = xp.sum(xp.astype(votes, squares.dtype), axis=-1, keepdims=True)
     grown = xp.sum(squares, axis=-1, keepdims=True) / xp.where(voters == 0, xp.ones_like(voters), voters)
-    return (
-        weight(shift, chance * squares, power + 2 * xp.log2(larger)),
-        weight(ratio - 1, _times(noise.sd, grown, xp), 2 * xp.log2(larger)),
-    )
+    return weight(shift, _times(noise.mean / var, squares, xp)), weight(ratio - 1, _times(noise.sd, grown, xp))
 
 
 def unbiased_sd(source: Statistics, target: Statistics, bias: Array, xp: Namespace) -> Array:

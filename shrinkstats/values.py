@@ -41,10 +41,6 @@ class Statistics(NamedTuple):
     var: Array
 
 
-MANY = 2.0**60
-"""A unit for weights of samples, more than a sample has observations: in it sums are in range where `m2` is."""
-
-
 def _by_name(cls: Any) -> Any:
     """Let a class take its fields by name alone, but for Dask, which puts back all of them in order."""
     init, names = cls.__init__, [f.name for f in fields(cls)]
@@ -87,8 +83,7 @@ class Moments:
         mergeable when samples differ in size.
     sample_mean, sample_m2 : array of shape (c,)
         See `sample_weight`. Weights are as large as the square of a sample's size, so `sample_m2` may be infinite
-        where `m2` is not: of float32 statistics (JAX) beyond 1e14, of others beyond 1e149. In NumPy's vectors `noise`
-        is right nevertheless, but cannot be saved; elsewhere it is NaN.
+        where `m2` is not: of float32 statistics (JAX) beyond 1e14, of others beyond 1e149. `noise` is NaN there.
     equal_samples : bool
         Whether the samples are known to be of one size, so that `sample_mean` is `mean`. Files do not keep it.
 
@@ -122,7 +117,6 @@ class Moments:
     sample_mean: Array
     sample_m2: Array
     equal_samples: bool = False
-    _less: Array | None = None  # `sample_m2` over MANY, if that is out of range in a channel; NumPy's vectors alone
 
     @classmethod
     def of_equal_samples(
@@ -135,7 +129,6 @@ class Moments:
         minimum: Array,
         maximum: Array,
         sample_m2: Array,
-        less: Array | None = None,
     ) -> Moments:
         """Of samples that are all of one size, whose weights and mean follow.
 
@@ -143,8 +136,6 @@ class Moments:
         ----------
         count, samples, mean, m2, minimum, maximum, sample_m2
             The attributes of these names.
-        less : array, optional
-            What :func:`weighted` gives beside `sample_m2`.
         """
         size = 1.0 * (count // samples)  # which a graph of PyTorch may leave open: `float` would not
         return cls(
@@ -158,7 +149,6 @@ class Moments:
             sample_mean=mean,
             sample_m2=sample_m2,
             equal_samples=True,
-            _less=less,
         )
 
     @classmethod
@@ -222,20 +212,14 @@ class Moments:
             return self._noise_of_any_number()
         if self.samples < 2:
             return self.var(ddof=1) / self.count if self.count else self.m2 * math.nan
-        with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity pass through
-            noise = _squares(self.sample_m2, self.sample_weight, self._offset) * self.noise_scale
-            if is_numpy(noise) and np.isfinite(noise).all():
-                return noise
-            instead = None
-            if self._less is not None:
-                instead = _squares(self._less, self.sample_weight / MANY, self._offset) * (self.noise_scale * MANY)
-            return self._instead_of_overflow(noise, instead)
+        return self._unless_lost(self._sample_squares * self.noise_scale)
 
-    def _instead_of_overflow(self, noise: Array, instead: Array | None = None) -> Array:
-        """The noise, and something else, NaN, where it is infinite though the deviations that it comes from are not."""
+    def _unless_lost(self, noise: Array) -> Array:
+        """The noise; NaN where it is infinite though the deviations that it comes from are not."""
+        if is_numpy(noise) and np.isfinite(noise).all():
+            return noise
         xp = namespace(noise=noise)
-        instead = xp.full_like(noise, math.nan) if instead is None else instead
-        return xp.where(xp.isinf(noise) & xp.isfinite(self.m2), instead, noise)
+        return xp.where(xp.isinf(noise) & xp.isfinite(self.m2), xp.full_like(noise, math.nan), noise)
 
     def _noise_of_any_number(self) -> Array:
         """The same in array operations alone, for a graph that leaves open how many samples there are."""
@@ -243,15 +227,16 @@ class Moments:
         one = xp.ones_like(self.m2)
         samples, count = one * self.samples, one * self.count
         alone = samples < 2
-        squares = _squares(self.sample_m2, self.sample_weight, self._offset)
-        among = squares / xp.where(alone, one, samples - 1) * samples / count
-        noise = xp.where(alone, self.m2 / (count - 1), among) / count
-        return self._instead_of_overflow(noise)
+        among = self._sample_squares / xp.where(alone, one, samples - 1) * samples / count
+        return self._unless_lost(xp.where(alone, self.m2 / (count - 1), among) / count)
 
     @property
-    def _offset(self) -> Array | None:
-        """What `mean` is away from the samples' weighted mean; None if nothing."""
-        return None if self.equal_samples else self.sample_mean - self.mean
+    def _sample_squares(self) -> Array:
+        """The sum of squared deviations of the samples' means from `mean`, by their weights."""
+        if self.equal_samples:
+            return self.sample_m2
+        offset = self.sample_mean - self.mean
+        return self.sample_m2 + self.sample_weight * offset * offset
 
     @property
     def noise_scale(self) -> float:
@@ -297,8 +282,6 @@ class Moments:
             import dask
 
             (here,) = dask.compute(self)
-        if here._less is not None:
-            raise ValueError("numbers so large have a sample_m2 beyond the range of a file; divide them by a constant")
         _moments_file.write(Path(path), {name: _on_host(getattr(here, name)) for name in _moments_file.FIELDS})
 
     @classmethod
@@ -332,12 +315,6 @@ class Moments:
                 self.sample_weight, self.sample_mean, self.sample_m2,
                 other.sample_weight, other.sample_mean, other.sample_m2, xp,
             )  # fmt: skip
-            less = None
-            if is_numpy(sample_m2) and np.isinf(sample_m2).any():
-                a, b = (m.sample_m2 / MANY if m._less is None else m._less for m in (self, other))
-                _, less = _merge(
-                    self.sample_weight / MANY, self.sample_mean, a, other.sample_weight / MANY, other.sample_mean, b, xp
-                )
         of_one_size = self.sample_weight * other.count == other.sample_weight * self.count
         equal_samples = of_one_size and self.equal_samples and other.equal_samples
         if equal_samples:
@@ -353,7 +330,6 @@ class Moments:
             sample_mean=sample_mean,
             sample_m2=sample_m2,
             equal_samples=equal_samples,
-            _less=less,
         )
 
     __array_ufunc__ = None  # or an array would add every element of its own
@@ -418,19 +394,6 @@ class Prior(NamedTuple):
     mean: Array
     var: Array
     noise: SamplingNoise | Array | None = None
-
-
-def _squares(m2: Array, weight: float, offset: Array | None) -> Array:
-    """From the sum of squared deviations around a weighted mean to that around a point away from it."""
-    return m2 if offset is None else m2 + weight * offset * offset
-
-
-def weighted(squares: Array, size: Any) -> tuple[Array, Array | None]:
-    """`sample_m2` of samples of one size, from the squared deviations of their means; and over MANY if it overflows."""
-    with np.errstate(over="ignore"):
-        sample_m2 = size * size * squares
-        overflows = is_numpy(squares) and np.isinf(sample_m2).any()
-        return sample_m2, size * (size / MANY) * squares if overflows else None
 
 
 def register_with_jax() -> None:

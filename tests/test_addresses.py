@@ -203,7 +203,7 @@ def test_storages_stay_the_user_s(rule):
 
 MADE_BY_DEFAULT = {  # parameters, which are made where the user says, and a program of its own
     "adapters/attacks/standardized.py",
-    "adapters/demo",
+    "adapters/commands/digits",
     "adapters/models",
     "adapters/torch/abnn.py",
 }

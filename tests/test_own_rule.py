@@ -145,7 +145,7 @@ def run(*arguments):
     pytest.importorskip("typer", reason="the command line needs the extra cli")
     from typer.testing import CliRunner
 
-    from shrinkstats.cli import application
+    from shrinkstats.adapters.commands.application import application
 
     return CliRunner().invoke(application(), [*arguments])
 

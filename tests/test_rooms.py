@@ -24,7 +24,6 @@ FILES = {
 }  # below everything else
 SCREENS = ("rich", "typer")  # for commands alone
 EXCEPTIONS = {
-    "shrinkstats/_arrays.py: shrinkstats.moments": "JAX is told of Moments when its arrays come",
     "shrinkstats/cli.py: shrinkstats.adapters.commands.application": "the door to the commands, opened when it is used",
     "shrinkstats/kernels/dask.py: shrinkstats.moments": "Moments, a value, is not below the kernels yet",
     "shrinkstats/kernels/torch.py: shrinkstats.moments": "Moments, a value, is not below the kernels yet",

@@ -21,7 +21,7 @@ from shrinkstats.estimators import Estimator
 from shrinkstats.kernels import DISABLED, cpu, generic, team, vectors
 from shrinkstats.moments import moments
 from shrinkstats.rules.base import said
-from shrinkstats.values import Cotangent, Moments, Prior, Statistics, weighted
+from shrinkstats.values import Cotangent, Moments, Prior, Statistics
 
 _NOTHING, _NONE = np.empty(0), np.empty((0, 0), np.uint8)
 
@@ -165,9 +165,9 @@ def _moments(x: Tensor, extremes: bool) -> tuple[Moments, Any]:
     if x.dtype == torch.float64 and not np.isfinite(m2).all():
         mean, m2, _, _, sample_m2 = cpu.moments(array(x), 1, 0)  # sums may have left the range
     low, high = (groups[3].min(axis=0), groups[4].max(axis=0)) if extremes else [np.full(channels, np.nan)] * 2
-    among, less = (m2, None) if alone else weighted(sample_m2, float(size))
+    sample_m2 = m2 if alone else float(size) * size * sample_m2
     batch = Moments.of_equal_samples(
-        count=count, samples=samples, mean=mean, m2=m2, minimum=low, maximum=high, sample_m2=among, less=less
+        count=count, samples=samples, mean=mean, m2=m2, minimum=low, maximum=high, sample_m2=sample_m2
     )
     return batch, means
 

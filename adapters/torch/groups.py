@@ -14,7 +14,7 @@ from shrinkstats.adapters.torch import fused
 from shrinkstats.adapters.torch.addresses import array
 from shrinkstats.estimators import Estimator
 from shrinkstats.kernels import cpu
-from shrinkstats.values import Moments, weighted
+from shrinkstats.values import Moments
 
 
 def normalize(layer: Any, x: Tensor, estimator: Estimator) -> Tensor:
@@ -63,7 +63,6 @@ def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
     between = xp.sum(deviation * deviation, axis=1)
     low, high = (xp.min(bounds[0], axis=1), xp.max(bounds[1], axis=1)) if extremes else (mean * math.nan,) * 2
     count = size * pixels
-    sample_m2, less = weighted(between, float(pixels))
     return Moments.of_equal_samples(
         count=count,
         samples=size,
@@ -71,8 +70,7 @@ def moments(x: Tensor, size: int, *, extremes: bool) -> Moments:
         m2=xp.sum(m2, axis=1) + pixels * between,
         minimum=low,
         maximum=high,
-        sample_m2=sample_m2,
-        less=less,
+        sample_m2=pixels**2 * between,
     )
 
 

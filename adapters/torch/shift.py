@@ -236,7 +236,7 @@ def shift_report(
 def _look(layer: ShrinkBatchNorm, x: Tensor, seen: _Seen) -> None:
     """Note what a batch says on its way through a layer."""
     stack = groups.moments(x, len(x), extremes=True)
-    first = {k: v[0] for k, v in vars(stack).items() if not isinstance(v, (int, float, type(None)))}
+    first = {k: v[0] for k, v in vars(stack).items() if not isinstance(v, (int, float))}
     vectors = {k: torch.as_tensor(v, device=x.device) for k, v in first.items()}
     batch = replace(stack, **vectors)
     seen.total = batch if seen.total is None else seen.total + batch

@@ -10,7 +10,7 @@ from shrinkstats.kernels.compiled import Vector, inner, jit
 from shrinkstats.kernels.cpu import merge_groups
 from shrinkstats.kernels.vectors import affine_lines, check_channels
 
-FAR = 1e140  # squares beyond it, variances and sums below its inverse are for the general way, which scales its numbers
+FAR = 1e140  # squares beyond it, or sums below its inverse, are for the general way, which scales its numbers
 
 
 @jit
@@ -24,7 +24,7 @@ def _blend(
     if not mean_t.shape == var_t.shape == mean.shape == var.shape:
         raise ValueError("stacks of different shapes")
     for c in range(channels):
-        if not (1 / FAR < var_s[c] < FAR and 0 <= noise[c] < FAR and 0 <= sd_noise[c] < FAR and -1 < bias[c] < FAR):
+        if not (0 < var_s[c] < FAR and 0 <= noise[c] < FAR and 0 <= sd_noise[c] < FAR and -1 < bias[c] < FAR):
             return False
     for g in range(mean_t.shape[0]):
         shift, chance, spread, squares, sd_chance = 0.0, 0.0, 0.0, 0.0, 0.0
