@@ -25,8 +25,8 @@ FILES = {
 SCREENS = ("rich", "typer")  # for commands alone
 EXCEPTIONS = {
     "shrinkstats/cli.py: shrinkstats.adapters.commands.application": "the door to the commands, opened when it is used",
-    "shrinkstats/kernels/dask.py: shrinkstats.moments": "Moments, a value, is not below the kernels yet",
-    "shrinkstats/kernels/torch.py: shrinkstats.moments": "Moments, a value, is not below the kernels yet",
+    "shrinkstats/kernels/dask.py: shrinkstats.moments": "each chunk is an array of its own, of any kind",
+    "shrinkstats/kernels/torch.py: shrinkstats.moments": "gradients are those of the plain operations",
     "adapters/datasets/imagenet_c.py: shrinkstats.adapters.robustness.corruptions": "the names of the corruptions",
     "adapters/robustness/protocols.py: shrinkstats.adapters.torch.adaptation": "batches of a size in one pass",
     "theory/dominance.py: rich.console": "the bar that verify_dominance promises where rich is installed",
