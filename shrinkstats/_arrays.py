@@ -136,7 +136,7 @@ def as_real(name: str, x: object, xp: Namespace, like: Array | None = None) -> A
 
 
 def _no_numbers(name: str, x: Array) -> str:
-    """Of an array of a type that nobody computes with."""
+    """Say that an array is of a type that nobody computes with."""
     dtype = str(x.dtype)
     if dtype.startswith("key<"):
         return f"{name} holds random keys of JAX; draw numbers with one of them first: jax.random.normal(key, shape)"

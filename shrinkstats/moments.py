@@ -127,7 +127,7 @@ def _of_array(x: Array, axis: int, sample_axis: int | None) -> Moments:
 
 
 def _of_stream(arrays: Iterator[Array], axis: int, sample_axis: int | None) -> Moments:
-    """Of all arrays together, one in memory at a time."""
+    """The moments of all arrays together, one in memory at a time."""
     total = sum(moments(x, axis=axis, sample_axis=sample_axis) for x in arrays)
     if not isinstance(total, Moments):
         raise ValueError(

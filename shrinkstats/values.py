@@ -130,7 +130,7 @@ class Moments:
         maximum: Array,
         sample_m2: Array,
     ) -> Moments:
-        """Of samples that are all of one size, whose weights and mean follow.
+        """The moments of samples that are all of one size, whose weights and mean follow.
 
         Parameters
         ----------

@@ -44,7 +44,7 @@ def at_least(name: str, minimum: int, x: Any) -> int:
 
 
 def check_rules(**rules: Any) -> None:
-    """That each can be called with data: a class makes rules, and is none."""
+    """Check that each can be called with data: a class makes rules, and is none."""
     for name, rule in rules.items():
         if isinstance(rule, type) or not callable(rule):
             raise TypeError(f"{name} must be a rule such as Stein(), or a callable; got {rule!r}")

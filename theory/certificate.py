@@ -217,7 +217,7 @@ class _Family(NamedTuple):
 
 
 def _exact(model: _Model, left: _Family, right: _Family) -> Certificate:
-    """For two of the James-Stein family, in fractions."""
+    """Decide between two of the James-Stein family, in fractions."""
     largest, differ = _largest(model, left, right)
     if largest <= 0 and differ:
         return Certificate(True, "N(w) <= 0 for every w > 0, in exact arithmetic", model.source, to_float(-largest))
@@ -256,7 +256,7 @@ def _largest(model: _Model, left: _Family, right: _Family) -> tuple[Fraction, bo
 
 
 def _by_intervals(model: _Model, left: Formula, right: Formula) -> Certificate:
-    """For formulas: N bounded on cells that cover [0, infinity), split until every bound is at most 0."""
+    """Bound N of two formulas on cells that cover [0, infinity), split until every bound is at most 0."""
     edges = np.concatenate([[0.0], 4.0 ** np.arange(-10, 21), [np.inf]])
     _check_formulas(edges[1:-1], left, right)
     low, high = edges[:-1], edges[1:]

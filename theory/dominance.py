@@ -416,7 +416,7 @@ def _settings(problem: Problem, *, exactly: bool) -> dict[str, Any]:
 
 
 def _check_variances(problem: Problem, grid: list[Point]) -> None:
-    """That the variances of the truth are in range, and in losses that square them their squares."""
+    """Check that the variances of the truth are in range, and in losses that square them their squares."""
     power = 1 if problem.loss in ("scale-invariant", "entropy") else 2
     for point in grid:
         with np.errstate(over="ignore"):

@@ -124,7 +124,7 @@ def _words(value: Any, seen: dict[int, Any], names: frozenset[str] = frozenset()
 
 
 def _name(value: Any) -> str:
-    """Of an object of an installed package: what it calls itself, if that says all."""
+    """What an object of an installed package calls itself, if that says all."""
     if isinstance(value, BuiltinFunctionType) and isinstance(value.__self__, ModuleType | type | None):
         return f"{value.__module__}.{value.__qualname__}"
     text = repr(value)
@@ -211,7 +211,7 @@ def _class(cls: type, seen: dict[int, Any]) -> Iterator[str]:
 
 
 def _object(value: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """Of a class of the user's: the class, and what pickle would keep."""
+    """The class of an object of the user's, and what pickle would keep of it."""
     yield from _words(type(value), seen)
     try:
         parts = value.__reduce_ex__(4)

@@ -163,7 +163,7 @@ def lipschitz(
 
 
 def _largest_singular_value(slope: Array, directions: Array, coupling: Array) -> float:
-    """Of ``diag(slope) + B C B^T``, B block diagonal: in an orthonormal basis of each block, and outside of it."""
+    """The value of ``diag(slope) + B C B^T``, B block diagonal: in an orthonormal basis of each block, and outside."""
     r: Array = np.asarray(np.linalg.qr(directions, mode="r"))
     c, rank, k = r.shape
     left = np.einsum("cri,cidj->crdj", r, coupling).reshape(c * rank, c, k)

@@ -185,7 +185,7 @@ class TruncatedGaussian(Noise):
         return self.parent * z
 
     def log_mgf(self, t: ArrayLike) -> Array:
-        """In closed form, from the normal distribution function."""
+        """The log moment generating function in closed form, from the normal distribution function."""
         u = np.abs(real("t", t)) * self.parent
         upper, lower = log_ndtr(self.limit - u), log_ndtr(-self.limit - u)
         return np.asarray(u * u / 2 + upper + np.log1p(-np.exp(lower - upper)) - math.log(2 * ndtr(self.limit) - 1))
@@ -230,7 +230,7 @@ class ClippedCauchy(Noise):
 
     @property
     def variance(self) -> float:
-        """Of the perturbation of a value in the middle."""
+        """The variance of the perturbation of a value in the middle."""
         a, h = self.scale / math.sqrt(2), self._half
         inside = 2 / math.pi * math.atan(h / a)
         return 2 / math.pi * a * h - a * a * inside + h * h * (1 - inside)
@@ -253,7 +253,7 @@ class ClippedCauchy(Noise):
         return np.clip(sample + draws, self.low, self.high)
 
     def log_mgf(self, t: ArrayLike) -> Array:
-        """By Gauss-Legendre quadrature over the angle, and the two atoms at the ends."""
+        """The log moment generating function: a quadrature (Gauss-Legendre) over the angle, and two atoms at the ends."""
         t = real("t", t)
         a, h = self.scale / math.sqrt(2), self._half
         angle = math.atan(h / a)
@@ -344,7 +344,7 @@ class WorstCase:
 
     @property
     def variance_proxy(self) -> float:
-        """Of any one channel's shift around its mean, by Hoeffding's lemma: it lies within plus or minus the budget."""
+        """The proxy of any channel's shift, which lies within plus or minus the budget (Hoeffding's lemma)."""
         return self.budget**2
 
 

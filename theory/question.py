@@ -102,7 +102,7 @@ def _loss(loss: str | Sequence[float], statistic: str, dim: int) -> str | tuple[
 
 
 def _prior(prior: Any, dim: int) -> Prior:
-    """As a prior for so many channels, in NumPy's numbers."""
+    """A prior for so many channels, in NumPy's numbers."""
     checked = as_prior(prior)
     as_prior(Statistics(checked.mean, checked.var))  # a Prior is made without looking
     parts = {"mean": checked.mean, "var": checked.var}

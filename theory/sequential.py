@@ -44,12 +44,12 @@ class Tally(NamedTuple):
 
     @classmethod
     def of(cls, estimator: Vector, baseline: Vector, difference: Vector) -> Tally:
-        """Of a block of losses and their differences, vectors over replicates."""
+        """The tally of a block of losses and their differences, vectors over replicates."""
         (e, e2), (b, b2), (d, d2) = map(_mean_and_m2, (estimator, baseline, difference))
         return cls(len(difference), e, b, d, e2, b2, d2, float(np.min(difference)), float(np.max(difference)))
 
     def __add__(self, other: Any) -> Any:
-        """Of both blocks together."""
+        """The tally of both blocks together."""
         replicates = self.replicates + other.replicates
         (e, e2), (b, b2), (d, d2) = (_merge(self, other, i) for i in (1, 2, 3))
         smallest, largest = min(self.smallest, other.smallest), max(self.largest, other.largest)

@@ -280,7 +280,7 @@ def _paired(noise, cross, squares, g, h):  # type: ignore[no-untyped-def]
 
 
 def _draw_sums(problem: Problem, block: int, names: list[str]) -> Sums:
-    """From their laws: an error along the true deviation is normal, the rest of its square chi-square."""
+    """Draw them from their laws: an error along the true deviation is normal, the rest of its square chi-square."""
     c, n, count = problem.dim, problem.n, BLOCK
     rng = generator(problem.seed, block)
     of_mean, of_one = _inflation(problem)
@@ -296,7 +296,7 @@ def _draw_sums(problem: Problem, block: int, names: list[str]) -> Sums:
 
 
 def _inflation(problem: Problem) -> tuple[float, float]:
-    """By how much a Gaussian attack multiplies the variance of a mean, and of one observation around the mean."""
+    """The factors of a Gaussian attack on the variance of a mean, and on that of one observation around the mean."""
     if problem.attack is None or isinstance(problem.attack, WorstCase):
         return 1.0, 1.0
     added = problem.attack.variance / problem.noise.variance
@@ -304,7 +304,7 @@ def _inflation(problem: Problem) -> tuple[float, float]:
 
 
 def _sum_up(problem: Problem, block: int, directions: dict[str, Array]) -> Sums:
-    """Of drawn vectors."""
+    """The sums of drawn vectors."""
     c = problem.dim
     squares, total, noise, bock = (np.empty(BLOCK) for _ in range(4))
     along = {name: np.empty(BLOCK) for name in directions}
@@ -349,7 +349,7 @@ class Sample(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Of some replicates, before the truth enters: either sufficient statistics or observations.
+    """Some replicates before the truth enters: either sufficient statistics or observations.
 
     `errors` has shape (replicates, c) (of the means, in units of their standard error) or (replicates, n, c) (in the
     units of the data); `variances` (replicates, c) in units of the true ones; `attack` broadcasts to observations.
@@ -463,7 +463,7 @@ def true_variances(problem: Problem, point: Point) -> Array:
 
 
 def variance_loss(found: Array, true: Array, loss: str | tuple[float, ...], weights: Array | None) -> Array:
-    """Of estimated variances (replicates, c), summed over channels."""
+    """The loss of estimated variances (replicates, c), summed over channels."""
     ratio = found / true
     if loss == "scale-invariant":
         each = (ratio - 1) ** 2

@@ -94,7 +94,7 @@ def losses_of(loss: Loss, images: Tensor) -> Tensor:
 
 
 def gradient(loss: Loss, images: Tensor) -> Tensor:
-    """Of the summed losses with respect to the images; parameters collect nothing."""
+    """The gradient of the summed losses with respect to the images; parameters collect nothing."""
     x = images.detach().requires_grad_()
     total = losses_of(loss, x).sum()
     (found,) = torch.autograd.grad(total, x, allow_unused=True) if total.requires_grad else (None,)

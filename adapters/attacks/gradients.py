@@ -246,7 +246,7 @@ def in_ball(images: Tensor, norm: str, eps: float, generator: torch.Generator | 
 
 
 def _best(loss: Loss, starts: Tensor) -> Tensor:
-    """Of the starts (restarts, n, ...) the best for every image, or the best for all together."""
+    """The best of the starts (restarts, n, ...) for every image, or for all together."""
     with torch.no_grad():
         losses = torch.stack([losses_of(loss, x) for x in starts])
         each = starts[losses.argmax(0), torch.arange(losses.shape[1], device=losses.device)]

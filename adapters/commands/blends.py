@@ -42,7 +42,7 @@ class Bounds:
         return {by: float((v / unit).mean()) for by, v in zip(("lower", "upper"), values, strict=True)}
 
     def content(self) -> dict[str, Any]:
-        """For a JSON file; an infinite strength is the text "inf"."""
+        """What a JSON file holds of them; an infinite strength is the text "inf"."""
         return {
             "n": self.n,
             "alpha": self.alpha,

@@ -168,7 +168,7 @@ def _named(option: str, name: str, known: dict[str, Named], others: str = "") ->
 
 
 def _made(option: str, make: Callable[[float], Named], value: float) -> Named:
-    """Of a number that the user gave by this option."""
+    """Make something of a number that the user gave by this option."""
     try:
         return make(value)
     except ValueError as error:

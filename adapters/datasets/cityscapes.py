@@ -194,7 +194,7 @@ def _frames(folder: Path, split: str) -> tuple[Frame, ...]:
 
 
 def _check_sizes(frames: tuple[Frame, ...], *, alike: bool) -> None:
-    """From the headers, so that hours of training do not end at a file that could have been found before."""
+    """Read all headers, so that hours of training do not end at a file that could have been found before."""
     sizes = []
     for frame in frames:
         with _opened(frame.image) as image, _opened(frame.annotation) as annotation:

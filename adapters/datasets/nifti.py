@@ -105,7 +105,7 @@ def resample_mask(mask: Mask, affine: Array, grid: Array, shape: tuple[int, int,
 
 
 def _from_grid(affine: Array, grid: Array) -> tuple[Array, Array]:
-    """From indices on the grid to those in the volume: a matrix and an offset.
+    """What takes indices on the grid to those in the volume: a matrix and an offset.
 
     Of a matrix that is diagonal, its diagonal: SciPy then interpolates several times as fast.
     """

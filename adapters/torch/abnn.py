@@ -178,13 +178,13 @@ def _refuse_by_itself(layer: nn.Module, _: Any) -> None:
 
 
 def _spread(ours: int, theirs: int) -> list[int]:
-    """For each of our layers one of theirs, in order, evenly: first with first, last with last."""
+    """Choose for each of our layers one of theirs, in order, evenly: first with first, last with last."""
     steps = max(ours - 1, 1)
     return [(2 * i * (theirs - 1) + steps) // (2 * steps) for i in range(ours)]
 
 
 def _match(inputs: int, outputs: int, like: Tensor) -> nn.Module:
-    """From a vector of `inputs` channels to one of `outputs`."""
+    """What takes a vector of `inputs` channels to one of `outputs`."""
     if inputs == outputs:
         return nn.Identity()
     linear = nn.Linear(inputs, outputs, device=like.device, dtype=like.dtype)

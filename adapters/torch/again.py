@@ -122,7 +122,7 @@ class Seen(deque[tuple[Call, Batch, Any]]):
 
 
 def _made_again(found: list[tuple[Call, Any]], call: Call) -> tuple[Call, Any]:
-    """Which of the calls with the same batch, in their order, it is."""
+    """Find out which of the calls with the same batch, in their order, is made again."""
     frame = call.frame
     here = [entry for entry in found if frame is not None and entry[0].frame is frame]
     if here:  # a checkpoint makes its calls in their order

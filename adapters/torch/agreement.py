@@ -65,7 +65,7 @@ def unfit_noise(tables: list[Any], channels: int) -> str | None:
 
 
 def impossible_noise(calibration: dict[str, Tensor]) -> str | None:
-    """Which of the noise buffers in a file holds what calibration cannot have measured."""
+    """Find out which of the noise buffers in a file holds what calibration cannot have measured."""
     for name, v in calibration.items():
         signed = name == "noise_sd_bias"
         least, words = (-math.inf, "numbers, not NaN or -inf") if signed else (0, "non-negative numbers")

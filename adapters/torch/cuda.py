@@ -111,7 +111,7 @@ def _noise(batch: Moments) -> tuple[int, float]:
 
 
 def _vectors(rule: fused.Rule, found: Tensor, weight: Tensor | None, bias: Tensor | None, x: Tensor) -> Tensor:
-    """Of any rule: center, spread, scale; the lines of the affine pass; the mean, rounded as data are."""
+    """The vectors of any rule: center, spread, scale; the lines of the affine pass; the mean, rounded as data are."""
     prior = None if rule.prior is None else fused._tensors(rule.prior, found)
     center, spread = rule.estimator.statistics(rule.moments, prior)
     scale = rule.estimator.scale(spread, rule.eps)

@@ -19,7 +19,7 @@ Forward = Callable[[Any, Any], Any]
 def passes(
     model: nn.Module, loader: Iterable[Any], forward: Forward | None, device: torch.device
 ) -> Iterator[Callable[[], None]]:
-    """For every batch of a loader, a function that runs the network on it."""
+    """Yield, for every batch of a loader, a function that runs the network on it."""
     if forward is not None and not callable(forward):
         raise TypeError(f"forward must be a function of the model and a batch, got {type(forward).__name__}")
     if isinstance(loader, (str, bytes)) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):

@@ -259,7 +259,7 @@ def _ties(data: Any, batch: Moments) -> Any:
 
 
 def _synchronize(rule: Rule, x: Tensor) -> None:
-    """From the moments of this rank to those of all."""
+    """Put the moments of all ranks in the place of those of this one."""
     rule.moments = distributed.merge(rule.moments, x, rule.group, extremes=rule.estimator.uses_extremes)
 
 

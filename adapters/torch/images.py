@@ -130,7 +130,7 @@ class Call(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, images: int) -> Call:
-        """In float64 where there is one."""
+        """What a batch shows, in float64 where there is one."""
         wide = torch.float64 if x.device.type in ("cpu", "cuda") else torch.float32
         x = x.detach()
         var, mean = torch.var_mean(x.flatten(2).to(wide) if x.ndim > 2 else x[..., None].to(wide), 2, correction=0)

@@ -112,7 +112,7 @@ class ShrinkBatchNorm(_BatchNorm):
 
     @torch.compiler.disable
     def _stream(self, input: Tensor) -> Tensor:
-        """As any other, but never in a graph, which would remember what it was made with."""
+        """Normalize a batch of a stream, never in a graph, which would remember what it was made with."""
         check_computed_now(input)
         with self.adaptation.peers.joined_by(self.adaptation.name):
             return self._normalize_batch(input)
@@ -143,14 +143,14 @@ class ShrinkBatchNorm(_BatchNorm):
         return _laid_out(output)
 
     def _check_eps(self) -> None:
-        """As PyTorch has it; a rule of somebody's own may need none."""
+        """Refuse an eps that PyTorch refuses; a rule of somebody's own may need none."""
         by_batch = self.training or self.running_mean is None
         least = "positive" if by_batch and saved.name_of(self.estimator) else "non-negative"
         if self.eps < 0 or least == "positive":
             raise ValueError(f"eps must be {least}, got {self.eps}")
 
     def _by_rule(self, input: Tensor, adapting: bool, group: Any, any_order: bool = False) -> Tensor:
-        """With statistics of the batch, as the estimator makes them."""
+        """Normalize with statistics of the batch, as the estimator makes them."""
         estimator = self.adaptation if adapting else self.estimator
         if isinstance(estimator, Streaming):
             estimator = replace(estimator, call=again.Call(input))
@@ -173,7 +173,7 @@ class ShrinkBatchNorm(_BatchNorm):
         return output
 
     def _evaluate(self, input: Tensor) -> Tensor:
-        """With the running statistics, PyTorch's own affine pass: a plain rule computes what nn.BatchNorm does."""
+        """Normalize with the running statistics by PyTorch's own pass: a plain rule computes what nn.BatchNorm does."""
         var, eps = self.running_var, float(self.eps)
         if self.estimator.has_own_scale:
             var, eps = self.estimator.scale(var, eps).square(), 0.0

@@ -55,7 +55,7 @@ def noise_of(layer: Any, n: float, convert: Callable[[Tensor], Any]) -> Sampling
 
 
 def _for_batches(n: float, mean: Any, sd: Any, bias: Any) -> SamplingNoise:
-    """That of batches of n images, between the lines of the buffers."""
+    """The noise of batches of n images, between the lines of the buffers."""
     if torch.compiler.is_compiling() or type(n) not in (int, float):
         return _noise_of_any(n, mean, sd, bias)
     position = min(math.log2(n), len(sd) - 1)

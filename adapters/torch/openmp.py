@@ -47,7 +47,7 @@ def _find(libraries: Iterable[Path]) -> Any:
 
 
 def _forget() -> None:
-    """In a forked child GNU's library waits for ever for its parent's threads; those of this package start anew."""
+    """Use this package's own threads in a forked child, where GNU's library waits for ever for its parent's."""
     global _parallel
     _parallel = None
 

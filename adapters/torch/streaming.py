@@ -183,15 +183,15 @@ class Streaming(Estimator):
         return Statistics(*((torch if tensors else np).stack(v) for v in zip(*found, strict=True)))
 
     def scale(self, spread: Any, eps: float) -> Any:
-        """As the estimator has it."""
+        """What the estimator has."""
         return self.estimator.scale(spread, eps)
 
     def scale_gradient(self, spread: Any, scale: Any) -> Any:
-        """As the estimator has it."""
+        """What the estimator has."""
         return self.estimator.scale_gradient(spread, scale)
 
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
-        """Nothing: most of the statistics come from other batches."""
+        """No gradient: most of the statistics come from other batches."""
         return Cotangent()
 
     def _remembered(self, moments: Moments) -> list[Memory]:

@@ -151,7 +151,7 @@ def deviations(
 
 
 def self_consistent(seen: Seen) -> tuple[Vector, Vector]:
-    """As `deviations`; spread that a small batch hides in its mean counts as far as the blended mean leaves it in."""
+    """Do as `deviations` does; spread that a small batch hides in its mean counts as far as the blend leaves it in."""
     shift, var = deviations(seen)
     inside = np.minimum(1, (seen.raw / seen.ratio) ** 2)
     w = most(seen) * weight(seen.shift, seen.noise * channel(seen))

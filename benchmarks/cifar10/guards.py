@@ -27,7 +27,7 @@ def guards(rows: list[Row]) -> list[Row]:
 
 
 def _judge(rows: list[Row]) -> Iterator[Guard]:
-    """Of one network in one mode."""
+    """Judge one network in one mode."""
     images = rows[0]["images"]
     rows = [row for row in rows if row["batch"] == BATCH]
 

@@ -28,12 +28,12 @@ class Setting(NamedTuple):
 
     @property
     def group(self) -> str:
-        """In words: what is trained, and how."""
+        """What is trained, and how, in words."""
         return f"{NETS.get(self.net, self.net)}, {self.training} training"
 
     @property
     def label(self) -> str:
-        """In words: the norm and its statistics in evaluation."""
+        """The norm and its statistics in evaluation, in words."""
         return norm_name(self.norm) + ("" if self.norm in WITHOUT_STATISTICS else f", {self.mode} statistics")
 
 

@@ -24,7 +24,7 @@ from shrinkstats.adapters.attacks import Standardized
 
 
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """With the running statistics."""
+    """The accuracy with the running statistics."""
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         found = torch.cat([net(x).argmax(1) for x in images.split(250)])
     return float((found == labels).float().mean())

@@ -280,7 +280,7 @@ def validate(net: nn.Module, data: Data) -> dict[str, float]:
 
 
 def fog(image: Tensor, generator: torch.Generator) -> Tensor:
-    """As in CIFAR-10-C: a plasma fractal added, the whole darkened so that the brightest value stays."""
+    """The fog of CIFAR-10-C: a plasma fractal added, the whole darkened so that the brightest value stays."""
     thickness, decay = 1.0, 2.0
     height, width = image.shape[2:]
     side = 1 << (max(height, width) - 1).bit_length()

@@ -20,7 +20,7 @@ KEPT = 40  # single draws of the true means
 
 
 def rules(channels: int, n: int) -> dict[str, Any]:
-    """With the variance pooled over the channels; the first takes it from the spread between them instead."""
+    """The rules with the variance pooled over channels; the first takes it from the spread between them instead."""
     df = channels * (n - 1)
     return {
         "channel_james_stein": ChannelJamesStein(),
@@ -44,7 +44,7 @@ def losses(
 
 
 def ratio(loss: np.ndarray[Any, Any], base: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Of means, and its standard error by the delta method."""
+    """The ratio of means, and its standard error by the delta method."""
     value = loss.mean() / base.mean()
     error = np.std(loss - value * base) / np.sqrt(len(loss)) / base.mean()
     return float(value), float(error)

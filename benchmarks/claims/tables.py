@@ -41,7 +41,7 @@ def _with_error(value: tuple[float, float]) -> str:
 
 
 def phase_diagram() -> str:
-    """In how many cells of the phase diagrams a rule is worse than the sample mean, and how much at most."""
+    """Count the cells of the phase diagrams where a rule is worse than the sample mean, and say how much at most."""
     result = load("phase_diagram")
     kinds = list(dict.fromkeys((p["model"], p["common"]) for p in result["panels"]))
     rules = list(dict.fromkeys(p["rule"] for p in result["panels"]))

@@ -22,7 +22,7 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> Share:
-        """From an option such as 0/2."""
+        """The share that an option such as 0/2 names."""
         first, _, step = text.partition("/")
         if not (first.isdecimal() and step.isdecimal() and int(first) < int(step)):
             raise argparse.ArgumentTypeError(f"counts from 0: 0/2 and 1/2 are the two halves, got {text}")

@@ -32,7 +32,7 @@ class Cifar(NamedTuple):
 
 
 def normalizer(mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Callable[[np.ndarray], Tensor]:
-    """From images of bytes to what the networks take."""
+    """What makes of images of bytes what the networks take."""
     center, scale = (torch.tensor(v).reshape(3, 1, 1) for v in (mean, std))
 
     def prepare(images: np.ndarray) -> Tensor:

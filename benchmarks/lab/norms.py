@@ -14,5 +14,5 @@ DRAWN = (  # the others are in the tables
 
 
 def norm_name(norm: str) -> str:
-    """As tables and legends call it."""
+    """What tables and legends call it."""
     return NAMES.get(norm, norm)

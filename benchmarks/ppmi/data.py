@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 
 def parts(volumes: Volumes, seed: int, device: torch.device, scanner: str | None = None) -> tuple[Part, Part, Part]:
-    """To train on, for validation, and to test on: the fold of the seed. No two of them share a subject.
+    """What to train on, validate with and test on, by the fold of the seed; no two of them share a subject.
 
     With the column of the table that names the scanner, their differences are taken out.
     """

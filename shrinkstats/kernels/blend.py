@@ -86,7 +86,7 @@ def _at(table, n, value):
 def adapted_lines(
     groups, size, n, kappa, eps, running_mean, running_var, noise_mean, noise_sd, noise_sd_bias, weight, bias, lines
 ):
-    """From the moments of a batch, in groups, to the vectors of `affine`; False where a number is not easy."""
+    """Turn the moments of a batch, in groups, into the vectors of `affine`; False where a number is not easy."""
     c = running_mean.size
     check_channels(c, (running_var.size, noise_mean.size))
     if groups.shape[0] < 3 or groups.shape[2] != c:

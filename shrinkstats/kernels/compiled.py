@@ -57,7 +57,7 @@ _noted: set[int] = set()
 
 
 def _note_once(level: int, text: str) -> None:
-    """To the logger "shrinkstats", once a process for each level; and to who waits at a terminal."""
+    """Tell the logger "shrinkstats", once a process for each level, and who waits at a terminal."""
     if level in _noted:
         return
     _noted.add(level)
@@ -117,7 +117,7 @@ def runs_within(x, walk, rows, length, channels, samples):
 
 @inner
 def check_alike(rows, others):
-    """That two arrays have their runs in the same axes."""
+    """Check that two arrays have their runs in the same axes."""
     alike = rows.size == others.size
     for k in range(1, rows.size, 2):
         alike = alike and rows[k] == others[k]
@@ -135,7 +135,7 @@ def samples_of(begin, end, channels):
 
 @inner
 def check_sizes(least, sizes):
-    """That vectors have an entry for each channel, or group."""
+    """Check that vectors have an entry for each channel, or group."""
     for size in sizes:
         if size < least:
             raise ValueError("a vector is too short for the channels, or groups, of the array")
@@ -143,7 +143,7 @@ def check_sizes(least, sizes):
 
 @inner
 def check_lines(channels, copies, sizes, steps):
-    """That vectors have an entry for each of the positions side by side, and that these follow each other in memory."""
+    """Check that vectors have an entry for each of the positions side by side, one after the other in memory."""
     for size in sizes:
         if size != float(channels) * copies:
             raise ValueError("a vector does not fit the positions that lie side by side")

@@ -109,7 +109,7 @@ def moments(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector
 
 
 def _of_smaller(x: Data, axis: int, sample_axis: int | None) -> tuple[Vector, Vector, Vector, Vector, Vector]:
-    """Of a copy, in a unit in which no sum leaves the range."""
+    """The moments of a copy, in a unit in which no sum leaves the range."""
     x /= SMALLER
     return _moments(x, axis, sample_axis)
 

@@ -37,7 +37,7 @@ class Grid(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Which form of a pass fits, its arguments, and blocks of threads."""
+    """The form of a pass that fits, its arguments, and blocks of threads."""
 
     form: str
     sizes: tuple[int, ...]

@@ -100,7 +100,7 @@ def _sum(parts: list[Moments]) -> Any:
 
 
 def _join(samples: Moments, channels: int) -> Moments:
-    """From whole samples, each by itself, to Moments per channel."""
+    """Merge whole samples, each by itself, into Moments per channel."""
     mean, m2, low, high = (
         v.reshape(-1, channels) for v in (samples.mean, samples.m2, samples.minimum, samples.maximum)
     )

@@ -51,7 +51,7 @@ class Layout(NamedTuple):
 
     @property
     def turned(self) -> Layout | None:
-        """With samples in the place of channels, where they are the neighbours (Fortran order); else None.
+        """The layout with samples in the place of channels, where they are the neighbours (Fortran order); else None.
 
         Samples and channels that lie without gaps are as many channels of one sample.
         """

@@ -162,7 +162,7 @@ def _in_a_pass(thread: threading.Thread) -> bool:
 
 
 def _pause() -> None:
-    """For a daemon thread that begins a pass when the process ends: it sleeps while that happens.
+    """Let a daemon thread that begins a pass when the process ends sleep while that happens.
 
     Not for ever: the main thread may be waiting for it, in a function that runs at the end.
     """

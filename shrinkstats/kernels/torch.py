@@ -190,7 +190,7 @@ def _moments_gradient(
 
 
 def _plain_gradients(outputs: Any, inputs: list[Tensor]) -> list[Tensor]:
-    """By autograd through plain operations, which may be differentiated again."""
+    """The gradients by autograd through plain operations, which may be differentiated again."""
     pairs = [(y, g) for y, g in outputs if g is not None and y.requires_grad]
     if not pairs:
         return [torch.zeros_like(v) for v in inputs]

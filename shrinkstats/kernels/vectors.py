@@ -85,7 +85,7 @@ def _cut(ratio):
 
 @inner
 def check_channels(channels, sizes):
-    """That vectors have one entry per channel."""
+    """Check that vectors have one entry per channel."""
     for size in sizes:
         if size != channels:
             raise ValueError("vectors of different numbers of channels")
@@ -93,7 +93,7 @@ def check_channels(channels, sizes):
 
 @inner
 def _check_optional(channels, sizes):
-    """The same of vectors that may be empty."""
+    """Check that vectors have one entry per channel, or none at all."""
     for size in sizes:
         if size and size != channels:
             raise ValueError("vectors of different numbers of channels")
@@ -101,7 +101,7 @@ def _check_optional(channels, sizes):
 
 @inner
 def _check_lines(lines, rows, channels):
-    """That there are so many lines, each of whole vectors of channels."""
+    """Check that there are so many lines, each of whole vectors of channels."""
     whole = lines.shape[1] % channels == 0 and lines.shape[1] > 0 if channels else lines.shape[1] == 0
     if lines.shape[0] < rows or not whole:
         raise ValueError("the lines do not hold vectors of so many channels")
@@ -158,7 +158,7 @@ def _pull_channels(m, g, out):
 
 @jit
 def stein_pullback(mean, m2, noise, count, mean_rule, var_rule, g_center, g_var):
-    """From the gradients of center and variance to those of mean, squared deviations and noise."""
+    """Turn the gradients of center and variance into those of mean, squared deviations and noise."""
     c = mean.size
     check_channels(c, (m2.size, noise.size, g_center.size, g_var.size))
     g_mean, g_m2, g_noise, var = np.empty(c), np.empty(c), np.empty(c), np.empty(c)
@@ -231,7 +231,7 @@ def pivot_lines(mean, lines):
 
 @jit
 def scale_gradients(sums, pivot, mean, center, scale, slope, weight):
-    """From the sums of g and of g (x - pivot) over groups: the gradients of center, scale, weight and bias.
+    """Turn the sums of g and of g (x - pivot) over groups into the gradients of center, scale, weight and bias.
 
     The last two are of the type of the weight.
     """

@@ -121,7 +121,7 @@ class Estimator:
         return spread * (count / (count - 1))
 
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent | None:
-        """From the gradient of a loss with respect to `statistics` to that for the moments, if in closed form."""
+        """Turn the gradient of a loss with respect to `statistics` into that for the moments, if in closed form."""
         return None
 
     def __call__(self, moments: Moments, prior: Any = None, eps: float = 1e-5) -> tuple[Array, Array]:

@@ -23,5 +23,5 @@ class BatchStatistics(Estimator):
         return Statistics(moments.mean, moments.var())
 
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
-        """Of a mean and a variance."""
+        """The derivatives of a mean and a variance."""
         return Cotangent(mean=g.mean, m2=g.var / moments.count)

@@ -45,7 +45,7 @@ class JSNorm(Estimator):
         return Statistics(*(shrink_by_channels(v, xp, correction=0).estimate for v in (moments.mean, moments.var())))
 
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
-        """Of the two factors."""
+        """The derivatives of both estimates, through their factors."""
         xp = namespace(mean=moments.mean)
         mean = pull_by_channels(moments.mean, g.mean, xp, correction=0)
         var = pull_by_channels(moments.var(), g.var, xp, correction=0)

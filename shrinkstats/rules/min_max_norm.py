@@ -37,7 +37,7 @@ class MinMaxNorm(Estimator):
         return Statistics(moments.minimum, moments.maximum - moments.minimum)
 
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
-        """Of a minimum and a range."""
+        """The derivatives of a minimum and a range."""
         return Cotangent(minimum=g.mean - g.var, maximum=g.var)
 
     def scale(self, spread: Array, eps: float) -> Array:
@@ -45,7 +45,7 @@ class MinMaxNorm(Estimator):
         return spread + eps
 
     def scale_gradient(self, spread: Array, scale: Array) -> Array:
-        """One."""
+        """The derivative of range + eps, which is 1."""
         return namespace(spread=spread).ones_like(spread)
 
     def tracked(self, spread: Array, count: int) -> Array:

@@ -39,6 +39,6 @@ class PriorBlend(Estimator):
         return blend(Statistics(source.mean, source.var), moments, n=moments.samples, strength=self.strength)
 
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
-        """Of the batch's weight n / (N + n)."""
+        """The batch's weight n / (N + n) on its statistics' gradients."""
         weight = moments.samples / (self.strength + moments.samples)
         return Cotangent(mean=g.mean * weight, m2=g.var * (weight / moments.count))

@@ -39,6 +39,6 @@ class Ridge(Estimator):
         return ridge_statistics(Statistics(moments.mean, moments.var()), moments.count, self.strength)
 
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
-        """Of two constant factors."""
+        """The derivatives, which are two constant factors."""
         n = moments.count
         return Cotangent(mean=g.mean * (n / (n + self.strength)), m2=g.var / (n * (1 + self.strength)))

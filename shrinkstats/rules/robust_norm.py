@@ -33,7 +33,7 @@ class RobustNorm(Estimator):
 
     @property
     def label(self) -> str:
-        """In words, with a power that is not the published one."""
+        """The name in words, with a power that is not the published one."""
         return "RobustNorm" if self.power == type(self).power else f"RobustNorm, p = {self.power:g}"
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class RobustNorm(Estimator):
         return Statistics(moments.mean, moments.maximum - moments.minimum)
 
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
-        """Of a mean and a range."""
+        """The derivatives of a mean and a range."""
         return Cotangent(mean=g.mean, minimum=-g.var, maximum=g.var)
 
     def scale(self, spread: Array, eps: float) -> Array:

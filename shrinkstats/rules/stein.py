@@ -39,7 +39,7 @@ class Stein(Estimator):
 
     @property
     def label(self) -> str:
-        """In words."""
+        """The name in words."""
         means = {"sampling": "sampling noise", "channel": "as published", None: "sample mean"}[self.mean]
         return f"Stein, {means}" + {"gamma": "", "channel": ", variances by channel", None: ", mean only"}[self.var]
 
@@ -74,7 +74,7 @@ class Stein(Estimator):
         return Statistics(mean, var)
 
     def pullback(self, moments: Moments, prior: Prior | None, g: Statistics) -> Cotangent:
-        """Of the shrinkage factor and the geometric mean, compiled."""
+        """The derivatives through the shrinkage factor and the geometric mean, compiled."""
         mean, m2, noise = kernels.load("vectors").stein_pullback(*_vectors(moments), *self.rules, g.mean, g.var)
         if self.mean != "sampling":
             return Cotangent(mean, m2)
@@ -88,7 +88,7 @@ class Stein(Estimator):
 
     @property
     def rules(self) -> tuple[int, int]:
-        """Which rules, as compiled code and `stein.cu` are told."""
+        """The numbers by which compiled code and `stein.cu` know the two rules."""
         names = (None, "sampling", "channel", "gamma")
         return names.index(self.mean), names.index(self.var)
 

@@ -51,6 +51,6 @@ class SteinBlend(Estimator):
         return stein_blend(trained, moments, noise=moments.noise, kappa=self.kappa)
 
     def adapted_lines(self, groups: Any, size: int, samples: int, eps: float, *vectors: Any) -> bool:
-        """From the moments of groups of images to the vectors of the affine pass, compiled; False if it is not easy."""
+        """Turn moments of groups of images into the vectors of the affine pass, compiled; False if it is not easy."""
         easy: bool = kernels.load("blend").adapted_lines(groups, size, samples, self.kappa, eps, *vectors)
         return easy

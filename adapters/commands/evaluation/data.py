@@ -227,7 +227,7 @@ def _root(folder: Path, archive: Archive) -> Path:
 
 
 def _is(folder: Path, archive: Archive) -> bool:
-    """By the name of the folder, too: the reader then says which file is missing."""
+    """Whether it is such data, or by the name of the folder means to be: the reader then says which file is missing."""
     root = _root(folder, archive)
     return root.name == archive.folder or (root / archive.test).is_file()
 

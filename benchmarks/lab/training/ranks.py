@@ -20,7 +20,7 @@ def number() -> int:
 
 
 def rank() -> int:
-    """Which one this is."""
+    """The number of this process."""
     return dist.get_rank() if together() else 0
 
 
