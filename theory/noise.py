@@ -253,7 +253,7 @@ class ClippedCauchy(Noise):
         return np.clip(sample + draws, self.low, self.high)
 
     def log_mgf(self, t: ArrayLike) -> Array:
-        """The log moment generating function: a quadrature (Gauss-Legendre) over the angle, and two atoms at the ends."""
+        """The log moment generating function: Gauss-Legendre quadrature over the angle, and two atoms at the ends."""
         t = real("t", t)
         a, h = self.scale / math.sqrt(2), self._half
         angle = math.atan(h / a)

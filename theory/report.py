@@ -61,7 +61,7 @@ class Row:
         return -1 if self.upper < 0 else 1 if self.lower > 0 else 0
 
     def standard_error(self, which: str) -> float:
-        """The error of the "estimator" or the "baseline" risk or of the "difference", as it stands; not simultaneous."""
+        """The error of the "estimator" or "baseline" risk or of the "difference", as it stands; not simultaneous."""
         m2: float = getattr(self.tally, f"{which}_m2")
         return math.sqrt(m2 / (self.tally.replicates - 1) / self.tally.replicates) if m2 >= 0 else math.nan
 
