@@ -8,8 +8,8 @@ from hypothesis.extra.numpy import arrays
 
 pytest.importorskip("benchmarks", reason="the benchmarks are not on the path")
 
-from benchmarks.lab.segmentation import Confusion, Example, draw_overlays, scores_counting_void  # noqa: E402
-from benchmarks.lab.segmentation.overlay import overlay  # noqa: E402
+from benchmarks.lab.segmentation import Confusion, Example, draw_overlays, scores_counting_void
+from benchmarks.lab.segmentation.overlay import overlay
 
 CLASSES, VOID = 5, 255
 labels = st.sampled_from([*range(CLASSES), VOID])
