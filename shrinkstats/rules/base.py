@@ -71,7 +71,7 @@ class Estimator:
     :meth:`scale`, :meth:`scale_gradient` and :meth:`tracked`. A layer differentiates any rule by itself;
     :meth:`pullback` is there for rules that know a faster way.
 
-    What others want to know of a rule they ask the rule, never its class (:func:`said`). A rule may say nothing; then
+    What others want to know of a rule they ask the rule, never its class (`said`). A rule may say nothing; then
     nothing is taken for granted, and nothing is proved of it.
 
     Attributes
