@@ -138,9 +138,10 @@ class ShrinkBatchNorm(_BatchNorm):
         if adapting and self.image_rows > 1:
             together = images.together(input, self.image_rows)  # in an order that apart makes PyTorch's again
             output = images.apart(self._by_rule(together, adapting, group, any_order=True))
-        else:
-            output = self._by_rule(input, adapting, group)
-        return _laid_out(output)
+            return _laid_out(output)
+        if torch.compiler.is_compiling():  # nothing stands after a call where a graph may break
+            return self._by_rule(input, adapting, group)
+        return _laid_out(self._by_rule(input, adapting, group))
 
     def _check_eps(self) -> None:
         """Refuse an eps that PyTorch refuses; a rule of somebody's own may need none."""
@@ -428,7 +429,7 @@ def _lasting(layer: ShrinkBatchNorm) -> dict[str, Any]:
 
 def _laid_out(output: Tensor) -> Tensor:
     """The output in an order of memory that PyTorch's layers choose: plain operations keep any order of the input."""
-    if torch.compiler.is_compiling() or not again.of_numbers(output) or memory.has_pytorch_order(output):
+    if not again.of_numbers(output) or memory.has_pytorch_order(output):
         return output
     return output.contiguous()
 
