@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).with_name("exits.py")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and the sounds a process makes when it ends")
-@pytest.mark.parametrize("count", [18, pytest.param(500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [18, pytest.param(150, marks=pytest.mark.long)])
 def test_ends_in_every_state(count):
     command = [sys.executable, str(SCRIPT), str(count), "--load", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
