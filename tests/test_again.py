@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from shrinkstats.adapters.torch import ShrinkBatchNorm2d, adapt, calibrate  # noqa: E402
+from shrinkstats.adapters.torch import ShrinkBatchNorm2d, adapt, again, calibrate, grouped  # noqa: E402
 from shrinkstats.estimators import PriorBlend, Stein, SteinBlend  # noqa: E402
 
 
@@ -167,3 +167,49 @@ def test_threads_that_share_a_checkpointed_layer():
         for _ in range(20):
             for ours, theirs in zip(pool.map(partial(gradient, checkpointed=True), inputs), expected, strict=True):
                 torch.testing.assert_close(ours, theirs)
+
+
+def test_what_pytorch_does_not_show_is_refused_or_told_by_the_data(monkeypatch):
+    """Before PyTorch 2.8 nobody sees which checkpoint calls."""
+    monkeypatch.setattr(again, "HOOKS", None)
+    for change, order in (("flipped", "both"), ("larger", "in their order")):
+        net, x = block(PriorBlend(4.0)), images().requires_grad_()
+        expected = gradients(copy.deepcopy(net), x, CHANGES[change], ORDERS[order], None)
+        for ours, theirs in zip(gradients(net, x, CHANGES[change], ORDERS[order], False), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    with pytest.raises(RuntimeError, match="saw several times"):
+        gradients(block(PriorBlend(4.0)), images().requires_grad_(), CHANGES["the same"], ORDERS["both"], False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("memory", [None, 16])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_broken_channel_does_not_hide_a_batch(reentrant, memory, value):
+    """The other channels find what was known of them."""
+    x, found = images(), []
+    x[1, 2, 3, 3] = value
+    for checkpointed in (False, True):
+        layer = nn.BatchNorm2d(3).double() if memory else ShrinkBatchNorm2d(3, PriorBlend(4.0)).double()
+        net = adapt(nn.Sequential(layer).eval(), PriorBlend(4.0), memory=memory) if memory else nn.Sequential(layer)
+        net(images(1))
+        f = partial(checkpoint, net, use_reentrant=reentrant) if checkpointed else net
+        leaf = x.clone().requires_grad_()
+        y = f(leaf)
+        net(images(2) * 5)
+        y[:, :2].square().sum().backward()
+        found.append(leaf.grad[:, :2])
+    assert found[0].isfinite().all()
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_groups_of_a_batch_twice_in_one_checkpoint():
+    """Several batches make one call: its groups are found together."""
+    found = []
+    for call in (lambda f, x: f(x), partial(checkpoint, use_reentrant=False)):
+        net = adapt(nn.Sequential(nn.BatchNorm2d(3).double()).eval(), PriorBlend(4.0), memory=6)
+        net(images(1))
+        x = images().requires_grad_()
+        with grouped(net, 2):
+            call(lambda x, net=net: net(x) + net(x) * net(x).cos(), x).sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)

@@ -60,8 +60,8 @@ def james_stein_risk(
     -------
     float or array of the shape of `radius`
         NaN where the radius is NaN. Relative errors stay below 1e-14, or 1e-12 with the positive part. There they are
-        larger in more than 5,000 dimensions (1e-10 in a million, 1e-4 in 1e12), and for `df` beyond a million (1e-10 at
-        a billion).
+        larger in more than 5,000 dimensions (1e-10 in a million; beyond it no bound is known), and for `df` beyond a
+        million (1e-10 at a billion).
 
     Raises
     ------

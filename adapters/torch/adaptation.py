@@ -91,7 +91,8 @@ def adapt(
 def _adapt(model: nn.Module, estimator: Estimator, memory: int | None, exclude: Excluded, stacklevel: int) -> None:
     """Adapt, with warnings that point so many calls up."""
     check_estimator(estimator)
-    if memory is not None and whole_number("memory", memory) < 1:
+    memory = None if memory is None else whole_number("memory", memory)
+    if memory is not None and memory < 1:
         raise ValueError(f"memory counts images, at least 1, got {memory}; leave it out to take every batch alone")
     layers = convertible_layers(model, exclude)
     with restored(layers.values(), only_on_failure=True):
@@ -112,9 +113,7 @@ def _adapt(model: nn.Module, estimator: Estimator, memory: int | None, exclude: 
             if not isinstance(layer, ShrinkBatchNorm):
                 become_shrinking(layer)
             layer.adaptation = (
-                estimator
-                if memory is None
-                else Streaming(estimator, whole_number("memory", memory), layer, peers=peers, name=name)
+                estimator if memory is None else Streaming(estimator, memory, layer, peers=peers, name=name)
             )
 
 

@@ -23,7 +23,9 @@ from shrinkstats.adapters.torch.addresses import tensor
 from shrinkstats.adapters.torch.memory import has_pytorch_order
 from shrinkstats.values import Moments
 
-FRAME = getattr(checkpoints, "_CheckpointFrame", ())  # what all calls in a checkpoint that is not reentrant share
+# What all calls in a checkpoint that is not reentrant share, and what shows it: PyTorch before 2.8 does not.
+FRAME = getattr(checkpoints, "_CheckpointFrame", ())
+HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 RECALLED = 16  # calls whose backward pass may ask again
 PROBES = 64  # elements of a batch that are compared, besides its moments: a flipped or permuted one has the same
 
@@ -62,13 +64,14 @@ class Call:
         self.known: list[Any] | None = None
         self.used: set[int] = set()  # backward passes that made it again
         self.shape = x.shape
-        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        hooks = None if HOOKS is None else HOOKS(True)
         frame, recomputed = _checkpoint(hooks)
         self.task = torch._C._current_graph_task_id()
         self.again = recomputed or self.task != -1
         # Checkpoints have hooks, or want no gradients at first; of other calls the graph keeps what backward asks for.
         self.kept = self.again or (
-            not torch.is_inference_mode_enabled() and (not torch.is_grad_enabled() or hooks is not None)
+            not torch.is_inference_mode_enabled()
+            and (not torch.is_grad_enabled() or hooks is not None or HOOKS is None)
         )
         self._frame = None if frame is None else weakref.ref(frame)
         self._probe = _some_of(x) if self.kept else None
@@ -83,11 +86,11 @@ class Call:
         if self.shape != other.shape or self._probe is None or other._probe is None:
             return False
         a, b = self._probe, other._probe
-        return a.device == b.device and bool((((a - b).abs() <= 1e-4 * (a.abs() + a.abs().mean())) | (a == b)).all())
+        return a.device == b.device and _near(a, b, 1e-4 * (a.abs() + a.abs().mean()))
 
 
-class Seen(deque[tuple[Call, Batch, Any]]):
-    """The last calls of a layer that may be made again: each of their batches, and what was known then."""
+class Seen(deque[tuple[Call, list[Batch], list[Any]]]):
+    """The last calls of a layer that may be made again, each with its batches, and what was known of them then."""
 
     def __init__(self, entries: Any = (), maxlen: int | None = RECALLED) -> None:
         super().__init__(entries, maxlen)
@@ -95,8 +98,8 @@ class Seen(deque[tuple[Call, Batch, Any]]):
     def __reduce__(self) -> Any:
         return Seen, ()  # a copied or pickled layer has no graph behind it
 
-    def recall(self, call: Call, batch: Batch) -> Any:
-        """What was known when a batch came that a backward pass computes again; None of a new batch.
+    def recall(self, call: Call, stack: list[Batch]) -> list[Any] | None:
+        """What was known of each batch when a call was made that a backward pass makes again; None of a new call.
 
         Raises
         ------
@@ -106,13 +109,12 @@ class Seen(deque[tuple[Call, Batch, Any]]):
         if not call.again:
             return None
         with unrecorded():
-            found = [(e, known) for e, b, known in tuple(self) if call.like(e) and _same(b, batch)]
+            found = [(e, known) for e, batches, known in tuple(self) if call.like(e) and _all_same(batches, stack)]
             if found:
                 earlier, known = _made_again(found, call)
                 earlier.used.add(call.task)
                 return known
-            finite = torch.isfinite(torch.stack(batch[2:])).all()
-        if len(self) == RECALLED and finite:
+        if len(self) == RECALLED:
             raise RuntimeError(
                 f"a backward pass computes a batch that a layer does not know: one that came more than {RECALLED} "
                 "checkpointed batches ago, and running statistics or the stream have moved on: call backward sooner; "
@@ -121,7 +123,7 @@ class Seen(deque[tuple[Call, Batch, Any]]):
         return None
 
 
-def _made_again(found: list[tuple[Call, Any]], call: Call) -> tuple[Call, Any]:
+def _made_again(found: list[tuple[Call, list[Any]]], call: Call) -> tuple[Call, list[Any]]:
     """Find out which of the calls with the same batch, in their order, is made again."""
     frame = call.frame
     here = [entry for entry in found if frame is not None and entry[0].frame is frame]
@@ -138,12 +140,12 @@ def _made_again(found: list[tuple[Call, Any]], call: Call) -> tuple[Call, Any]:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Whether two priors, or memories, are the same numbers."""
-    if isinstance(a, tuple):
-        return isinstance(b, tuple) and len(a) == len(b) and all(map(_equal, a, b))
+    """Whether two lists of priors, or memories, are the same numbers."""
+    if isinstance(a, (tuple, list)):
+        return isinstance(b, (tuple, list)) and len(a) == len(b) and all(map(_equal, a, b))
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch.equal(a, b)
-    return bool(np.array_equal(a, b))
+        return a.shape == b.shape and _near(a, b, torch.zeros_like(a))
+    return a is b or bool(np.array_equal(a, b, equal_nan=True))
 
 
 def unrecorded() -> Any:
@@ -197,9 +199,17 @@ def _places(size: int, device: torch.device) -> Tensor:
     return (torch.arange(min(PROBES, size), device=device) * 0x9E3779B1) % max(size, 1)
 
 
+def _all_same(some: list[Batch], others: list[Batch]) -> bool:
+    """Whether batches have the same moments, to the rounding of single precision."""
+    return len(some) == len(others) and all(map(_same, some, others))
+
+
 def _same(a: Batch, b: Batch) -> bool:
-    """Whether two batches have the same moments, to the rounding of single precision."""
     if a.weight != b.weight or a.mean.shape != b.mean.shape or a.mean.device != b.mean.device:
         return False
-    near = (a.mean - b.mean).abs() <= 1e-5 * (a.mean.abs() + a.var.sqrt())
-    return bool(near.all()) and torch.allclose(a.var, b.var, rtol=1e-4, atol=0)
+    return _near(a.mean, b.mean, 1e-5 * (a.mean.abs() + a.var.sqrt())) and _near(a.var, b.var, 1e-4 * a.var)
+
+
+def _near(a: Tensor, b: Tensor, rounding: Tensor) -> bool:
+    """Whether all numbers are near each other, or both infinite, or both missing."""
+    return bool((((a - b).abs() <= rounding) | (a == b) | (a.isnan() & b.isnan())).all())

@@ -197,13 +197,13 @@ class ShrinkBatchNorm(_BatchNorm):
         numbers = fused.fits(input, self.process_group if self.training else None)
         if call is not None and call.kept:
             with again.unrecorded():
-                (batch,) = again.batches(moments)
+                stack = again.batches(moments)
                 seen = vars(self).setdefault("_seen", again.Seen())
-                prior = seen.recall(call, batch)
-                if prior is None:
-                    prior = self._prior_now(input, moments, numbers)
-                    seen.append((call, batch, prior))
-                return fused.arrays(prior) if numbers else prior
+                known = seen.recall(call, stack)
+                if known is None:
+                    known = [self._prior_now(input, moments, numbers)]
+                    seen.append((call, stack, known))
+                return fused.arrays(known[0]) if numbers else known[0]
         return self._prior_now(input, moments, numbers)
 
     def _prior_now(self, input: Tensor, moments: Moments, numbers: bool) -> Prior:

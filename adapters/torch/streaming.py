@@ -197,11 +197,14 @@ class Streaming(Estimator):
     def _remembered(self, moments: Moments) -> list[Memory]:
         """What is remembered after each batch; of those that a backward pass computes again, what was then."""
         stack, call = [Memory(*batch) for batch in batches(moments)], self.call
-        known = [None if call is None else self.state.seen.recall(call, batch) for batch in stack]
-        if None in known:
+        known: list[Memory] | None = None if call is None else self.state.seen.recall(call, stack)
+        if known is None:
             images = self.layer.noise_mean is not None and self.layer.image_rows == 1
             self.peers.check(self.name, moments.samples * len(stack), images, self.state)
-        return [self._remember(b) if memory is None else memory for b, memory in zip(stack, known, strict=True)]
+            known = [self._remember(batch) for batch in stack]
+            if call is not None and call.kept:
+                self.state.seen.append((call, stack, known))
+        return known
 
     def _from(self, memory: Memory, moments: Moments, prior: Prior | None) -> Statistics:
         pixels = moments.count / moments.samples
@@ -233,8 +236,6 @@ class Streaming(Estimator):
         if self._changed(long, recent):
             long = recent
         state.long, state.recent = long, recent
-        if self.call is not None and self.call.kept:
-            state.seen.append((self.call, batch, long))
         return long
 
     def _changed(self, long: Memory, recent: Memory) -> bool:

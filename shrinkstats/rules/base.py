@@ -158,6 +158,7 @@ def label_of(rule: Any) -> str:
 
 
 def required(estimator: Estimator, prior: Prior | None) -> Prior:
+    """The prior, without which a blend is nothing."""
     if prior is None:
         raise ValueError(
             f"{estimator} blends with training statistics: pass prior=Statistics(mean, var) "

@@ -73,11 +73,12 @@ def imported(name: str, *arguments: float) -> Any:
     if here not in sys.path:
         sys.path.append(here)  # not first: a file here must not stand in for an installed package
     try:
-        found = getattr(import_module(module), attribute)
+        place = import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"{name}: {error}") from error
-    except AttributeError as error:
-        raise ValueError(f"{name}: {module} has no {attribute!r}") from error
+    if not hasattr(place, attribute):
+        raise ValueError(f"{name}: {module} has no {attribute!r}")
+    found = getattr(place, attribute)
     if not isinstance(found, type):
         if arguments:
             raise ValueError(f"{name} is made already: there is no constant to set")

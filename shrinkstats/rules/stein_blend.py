@@ -28,7 +28,7 @@ class SteinBlend(Estimator):
     Notes
     -----
     Chance moves all channels of a layer together, so that a single image often looks like a shift; n/(n + 1) holds
-    its weight back. Found on images (`benchmarks/blend_rules.py`).
+    its weight back. Found on images (`benchmarks/adaptation/blend_rules.py`).
     """
 
     uses_extremes: ClassVar[bool] = False
